@@ -1,0 +1,1 @@
+"""Benchmarks of the design budgets: `detr-sentry bench`."""

@@ -1,0 +1,1 @@
+"""One process per camera: takes frames from a source and writes them into the frames ring."""

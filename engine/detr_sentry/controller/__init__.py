@@ -1,0 +1,1 @@
+"""Owns mode, state machine, history and the control socket; writes the sentry ring."""

@@ -1,0 +1,1 @@
+"""One process for all cameras: finds people in frames and writes detections."""

@@ -1,0 +1,1 @@
+"""Shared memory between the services: leased rings, messages in place, bells, heartbeats, the control socket."""

@@ -1,0 +1,1 @@
+"""Sentry models: catalogue, bake, contract, evaluation."""

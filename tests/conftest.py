@@ -1,0 +1,31 @@
+"""Fixtures that every test may use."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def find_shared() -> Path | None:
+    """The folder of test clips, photos and real models beside the checkout, if this machine has it."""
+    candidate = Path(os.environ.get("DETR_SENTRY_TEST_DATA", REPOSITORY.parent / "shared"))
+    return candidate if (candidate / "models").is_dir() else None
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The root of the checkout."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Test data beside the checkout; the test is skipped where it is absent."""
+    found = find_shared()
+    if found is None:
+        pytest.skip("no test data: set DETR_SENTRY_TEST_DATA to a folder with models/, media/ and persondata/")
+    return found
