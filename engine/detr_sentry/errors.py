@@ -35,7 +35,8 @@ class SentryError(Exception):
 class SettingsError(SentryError):
     """A setting is wrong.
 
-    `key` is the dotted path (`cameras.door.source`), `origin` where the value came from (a file, an environment variable, a flag).
+    `key` is the dotted path (`cameras.door.source`), `origin` where the value came from (a file, an environment
+    variable, a flag).
     """
 
     def __init__(self, key: str, reason: str, origin: str = "") -> None:
