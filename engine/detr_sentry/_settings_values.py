@@ -49,7 +49,7 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """The detector. `name` is `embedded`, a catalogue name or a path to an ONNX file; `labels` are the classes wanted."""
+    """The detector. `name`: `embedded`, a catalogue name or a path to an ONNX file; `labels` are the classes found."""
 
     name: str = "embedded"
     backend: str = "auto"

@@ -165,9 +165,9 @@ def _camera(
     path = f"cameras.{camera_id}"
     if "source" not in values:
         raise SettingsError(f"{path}.source", "is missing: say where the pictures come from, for example /dev/video0")
-    own = values.pop("sentry", {})
-    preset = own.get("preset", shared_sentry.get("preset", "default"))
-    rules = {**PRESETS[preset], **shared_sentry, **own}
+    rules: dict[str, Any] = {}
+    for layer in (shared_sentry, values.pop("sentry", {})):
+        rules.update({**PRESETS[layer.get("preset", "default")], **layer})
     rules.pop("preset", None)
     sentry = SentrySettings(**rules)
     if sentry.hits > sentry.window:
@@ -226,13 +226,13 @@ def describe(settings: Settings) -> dict[str, dict[str, Any]]:
             return {key: plain(item) for key, item in value.items()}
         return value
 
+    def origin(key: str) -> str:
+        shared = re.sub(r"^cameras\.[^.]+\.(?=sentry\.|motion\.)", "", key)
+        return settings.origins.get(key) or settings.origins.get(shared, "default")
+
     tree = dataclasses.asdict(settings)
     for key in ("file", "origins"):
         tree.pop(key)
     for camera in tree["cameras"].values():
         camera.pop("id")
-    return {
-        key: {"value": plain(value), "origin": settings.origins.get(key, "default")}
-        for key, value in flatten(tree).items()
-        if value != {}
-    }
+    return {key: {"value": plain(value), "origin": origin(key)} for key, value in flatten(tree).items() if value != {}}

@@ -1,0 +1,229 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from detr_sentry.errors import SettingsError, StorageError
+from detr_sentry.settings import CameraSettings, Settings, build_settings, describe, load_settings, redact, update_yaml
+
+
+def build(tree: dict[str, Any]) -> Settings:
+    return build_settings(tree, origins={})
+
+
+def camera(**values: Any) -> CameraSettings:
+    return build({"cameras": {"door": {"source": "demo:", **values}}}).camera("door")
+
+
+def test_defaults_need_nothing() -> None:
+    settings = load_settings(environ={})
+
+    assert settings == Settings()
+    assert settings.gateway.host == "127.0.0.1"
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        Settings().name = "x"  # type: ignore[misc]
+
+
+def test_precedence_is_flags_environment_options_file(tmp_path: Path) -> None:
+    file = tmp_path / "sentry.yaml"
+    file.write_text("gateway: {host: file, port: 1, public_url: http://file}\nname: file\n")
+    settings = load_settings(
+        file,
+        options={"gateway": {"host": "options", "port": 2}, "name": "options"},
+        environ={"DETR_SENTRY_GATEWAY__HOST": "environment", "DETR_SENTRY_NAME": "environment"},
+        flags={"name": "flags"},
+    )
+
+    assert (settings.name, settings.gateway.host, settings.gateway.port) == ("flags", "environment", 2)
+    assert settings.gateway.public_url == "http://file"
+    assert {
+        "gateway.public_url": str(file),
+        "gateway.port": "app options",
+        "gateway.host": "environment DETR_SENTRY_GATEWAY__HOST",
+        "name": "command line",
+    } == {key: settings.origins[key] for key in ("gateway.public_url", "gateway.port", "gateway.host", "name")}
+
+
+@pytest.mark.parametrize(
+    ("tree", "key", "words"),
+    [
+        ({"gateway": {"prt": 1}}, "gateway.prt", "known here: allowed_hosts, host"),
+        ({"bogus": 1}, "bogus", "known here"),
+        ({"gateway": 3}, "gateway", "group"),
+        ({"gateway": {"port": "http"}}, "gateway.port", "0 to 65535"),
+        ({"gateway": {"port": 70000}}, "gateway.port", "0 to 65535"),
+        ({"gateway": {"port": 1.5}}, "gateway.port", "whole"),
+        ({"gateway": {"port": True}}, "gateway.port", "number"),
+        ({"gateway": {"metrics_public": "perhaps"}}, "gateway.metrics_public", "true or false"),
+        ({"gateway": {"public_url": "ftp://x"}}, "gateway.public_url", "http"),
+        ({"gateway": {"allowed_hosts": 3}}, "gateway.allowed_hosts", "list"),
+        ({"instance": "Front Door"}, "instance", "a-z"),
+        ({"name": ""}, "name", "text"),
+        ({"name": "a\nb"}, "name", "control"),
+        ({"log": {"level": "loud"}}, "log.level", "debug, info"),
+        ({"cameras": {"Door": {"source": "x"}}}, "cameras.Door", ""),
+        ({"cameras": {"door": {}}}, "cameras.door.source", "missing"),
+        ({"cameras": {"door": None}}, "cameras.door", ""),
+        ({"cameras": {"door": {"source": "x", "width": float("nan")}}}, "cameras.door.width", "number"),
+        ({"cameras": {"door": {"source": "x", "sentry": {"hits": 6}}}}, "cameras.door.sentry.hits", "never"),
+        (
+            {"cameras": {"door": {"source": "x", "sentry": {"stay_threshold": 0.9}}}},
+            "cameras.door.sentry.stay_threshold",
+            "above",
+        ),
+        (
+            {"cameras": {"door": {"source": "x", "sentry": {"zones": [{"name": "a", "points": [[0, 0], [1, 1]]}]}}}},
+            "cameras.door.sentry.zones",
+            "3 points",
+        ),
+    ],
+)
+def test_a_wrong_setting_is_named(tree: dict[str, Any], key: str, words: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        build(tree)
+
+    assert caught.value.key.startswith(key)
+    assert words in str(caught.value)
+
+
+def test_the_origin_of_a_wrong_value_is_named() -> None:
+    with pytest.raises(SettingsError, match=r"gateway\.port: .*environment DETR_SENTRY_GATEWAY__PORT"):
+        load_settings(environ={"DETR_SENTRY_GATEWAY__PORT": "many"})
+
+
+def test_an_environment_name_cannot_be_value_and_group() -> None:
+    with pytest.raises(SettingsError, match="both"):
+        load_settings(environ={"DETR_SENTRY_GATEWAY": "x", "DETR_SENTRY_GATEWAY__PORT": "1"})
+
+
+@pytest.mark.parametrize("text", ["{", "- 1\n- 2\n", "a: 1\na: 2\n", "\x00", "x: !!python/object:os.system {}\n"])
+def test_a_broken_file_is_named(tmp_path: Path, text: str) -> None:
+    file = tmp_path / "sentry.yaml"
+    file.write_text(text)
+
+    with pytest.raises(SettingsError, match="sentry.yaml"):
+        load_settings(file, environ={})
+
+
+def test_unreadable_files_are_named(tmp_path: Path) -> None:
+    latin = tmp_path / "latin.yaml"
+    latin.write_bytes(b"name: caf\xe9")
+    large = tmp_path / "large.yaml"
+    large.write_text("#" * (1 << 21))
+    for file in (tmp_path / "absent.yaml", latin, large):
+        with pytest.raises(SettingsError, match=file.name):
+            load_settings(file, environ={})
+
+
+def test_an_empty_file_is_no_settings(tmp_path: Path) -> None:
+    file = tmp_path / "sentry.yaml"
+    file.write_text("# nothing yet\n")
+
+    assert load_settings(file, environ={}).cameras == {}
+
+
+def test_cameras_inherit_the_shared_rules() -> None:
+    settings = build(
+        {
+            "sentry": {"hold_s": 7, "hits": 2},
+            "motion": {"enabled": "no"},
+            "cameras": {"a": {"source": "x"}, "b": {"source": "y", "sentry": {"hold_s": 1}, "name": "Back"}},
+        }
+    )
+
+    assert (settings.camera("a").sentry.hold_s, settings.camera("b").sentry.hold_s) == (7, 1)
+    assert (settings.camera("b").sentry.hits, settings.camera("b").motion.enabled) == (2, False)
+    assert (settings.camera("a").name, settings.camera("b").name) == ("A", "Back")
+
+
+def test_the_reference_preset() -> None:
+    rules = camera(sentry={"preset": "reference"}).sentry
+
+    assert (rules.hits, rules.window, rules.exit_frames, rules.hold_s) == (3, 3, 40, 0)
+
+
+def test_own_values_beat_the_preset_and_the_preset_beats_shared_values() -> None:
+    settings = build(
+        {
+            "sentry": {"exit_frames": 9},
+            "cameras": {"door": {"source": "x", "sentry": {"preset": "reference", "hold_s": 1}}},
+        }
+    )
+
+    assert (settings.camera("door").sentry.exit_frames, settings.camera("door").sentry.hold_s) == (40, 1)
+
+
+def test_an_unknown_camera_names_the_known_ones() -> None:
+    with pytest.raises(SettingsError, match="known: door"):
+        build({"cameras": {"door": {"source": "x"}}}).camera("garden")
+
+
+def test_describe_hides_credentials_and_names_origins(tmp_path: Path) -> None:
+    file = tmp_path / "sentry.yaml"
+    file.write_text("sentry: {hits: 2}\ncameras: {door: {source: 'rtsp://me:secret@cam/1'}}\n")
+    described = describe(load_settings(file, environ={}))
+
+    assert "secret" not in str(described)
+    assert {"value": "rtsp://********@cam/1", "origin": str(file)} == described["cameras.door.source"]
+    assert {"value": 2, "origin": str(file)} == described["cameras.door.sentry.hits"]
+    assert {"value": 5, "origin": "default"} == described["cameras.door.sentry.window"]
+
+
+@given(st.text(alphabet=st.characters(blacklist_characters="@/ \t\n\r\x0b\x0c\x85\xa0", min_codepoint=33), min_size=4))
+def test_redact_removes_any_password(secret: str) -> None:
+    secret = secret.replace(":", "") + "pw"
+
+    assert secret not in redact(f"rtsp://user:{secret}@host/path").removeprefix("rtsp://").replace("host/path", "")
+
+
+def test_update_keeps_comments_and_order(tmp_path: Path) -> None:
+    file = tmp_path / "sentry.yaml"
+    file.write_text("# mine\nname: Porch  # the front\ncameras:\n  door:\n    source: x\n    fps: 10\n")
+    update_yaml(file, {"cameras": {"door": {"fps": None, "width": 640}}, "log": {"level": "debug"}})
+
+    assert file.read_text() == (
+        "# mine\nname: Porch  # the front\ncameras:\n  door:\n    source: x\n    width: 640\nlog:\n  level: debug\n"
+    )
+
+
+def test_update_makes_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "new" / "sentry.yaml"
+    update_yaml(file, {"name": "x"})
+
+    assert load_settings(file, environ={}).name == "x"
+
+
+def test_a_failed_update_leaves_the_file_and_no_rubbish(tmp_path: Path) -> None:
+    target = tmp_path / "sentry.yaml"
+    target.mkdir()
+    with pytest.raises(SettingsError):
+        update_yaml(target, {"name": "x"})
+    blocked = tmp_path / "blocked"
+    blocked.write_text("a file, not a folder")
+    with pytest.raises(StorageError, match="sentry.yaml"):
+        update_yaml(blocked / "sentry.yaml", {"name": "x"})
+
+    assert {"sentry.yaml", "blocked"} == {path.name for path in tmp_path.iterdir()}
+
+
+json_like = st.recursive(
+    st.none() | st.booleans() | st.floats() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.dictionaries(st.sampled_from(["gateway", "cameras", "log", "model", "sentry", "name", "x"]), json_like))
+def test_any_tree_is_settings_or_a_settings_error(tree: dict[str, Any]) -> None:
+    try:
+        build(tree)
+    except SettingsError as error:
+        assert error.key
