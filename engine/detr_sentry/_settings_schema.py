@@ -149,6 +149,8 @@ SCHEMA = {
         "public_url": vol.All(_text, vol.Match(r"https?://", msg="must start with http:// or https://")),
         "allowed_hosts": _texts,
         "metrics_public": _flag,
+        "ingress_port": _whole(1, 65535),
+        "ingress_peer": _text,
     },
     "model": {
         "name": _text,

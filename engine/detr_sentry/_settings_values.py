@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +13,12 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 DEFAULT_SHM_ROOT = Path("/dev/shm/detr-sentry")  # noqa: S108 - the design's place; mode 0700, checked at start
+
+
+def default_state_dir(instance: str) -> Path:
+    """Where mode, token and history of an instance live unless a setting says otherwise (XDG base directories)."""
+    root = os.environ.get("XDG_STATE_HOME")
+    return (Path(root) if root else Path.home() / ".local" / "state") / "detr-sentry" / instance
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,13 +45,18 @@ class TelemetrySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GatewaySettings:
-    """Where the API and the page listen."""
+    """Where the API and the page listen.
+
+    `ingress_port` opens a second listener that needs no token and answers only `ingress_peer`: the Supervisor's.
+    """
 
     host: str = "127.0.0.1"
     port: int = 8099
     public_url: str | None = None
     allowed_hosts: tuple[str, ...] = ()
     metrics_public: bool = False
+    ingress_port: int | None = None
+    ingress_peer: str = "172.30.32.2"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,7 +148,7 @@ class Settings:
 
     instance: str = "main"
     name: str = "DETR Sentry"
-    state_dir: Path = Path("state")
+    state_dir: Path = field(default_factory=lambda: default_state_dir("main"))
     shm_root: Path = DEFAULT_SHM_ROOT
     log: LogSettings = field(default_factory=LogSettings)
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)

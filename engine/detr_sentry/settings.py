@@ -32,6 +32,7 @@ from detr_sentry._settings_values import (
     Settings,
     TelemetrySettings,
     Zone,
+    default_state_dir,
 )
 from detr_sentry.errors import SettingsError
 
@@ -53,6 +54,7 @@ __all__ = [
     "TelemetrySettings",
     "Zone",
     "build_settings",
+    "change_settings",
     "describe",
     "load_settings",
     "redact",
@@ -60,7 +62,8 @@ __all__ = [
 ]
 
 ENVIRONMENT_PREFIX = "DETR_SENTRY_"
-_OTHER_VARIABLES = {"DETR_SENTRY_TEST_DATA", "DETR_SENTRY_CACHE", "DETR_SENTRY_CONFIG"}  # read elsewhere, not settings
+FLAGS_VARIABLE = "DETR_SENTRY_FLAGS"  # JSON: how the supervisor hands its command line to the services, unseen by `ps`
+_OTHER_VARIABLES = {FLAGS_VARIABLE, "DETR_SENTRY_TEST_DATA", "DETR_SENTRY_CACHE", "DETR_SENTRY_CONFIG"}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -108,17 +111,52 @@ def load_settings(
     options: Mapping[str, Any] | None = None,
     environ: Mapping[str, str] | None = None,
     flags: Mapping[str, Any] | None = None,
+    may_be_absent: bool = False,
 ) -> Settings:
     """Settings from all sources, validated.
 
-    `file` may be absent only if it is None. Raises SettingsError naming the first wrong key and its origin.
+    A `file` that `may_be_absent` is where settings will be stored, and empty until then. Raises SettingsError naming
+    the first wrong key and its origin.
     """
+    content = {} if file is None or (may_be_absent and not file.exists()) else read_yaml(file)
+    return _from_layers(content, file, options or {}, os.environ if environ is None else environ, flags or {})
+
+
+def change_settings(settings: Settings, changes: Mapping[str, Any]) -> Settings:
+    """Store `changes` (nested; None removes a key) in the settings file, and return what the file then says.
+
+    The result is validated before anything is written. Environment and flags still win over the file when services
+    start. Raises SettingsError (also without a file) and StorageError.
+    """
+    if settings.file is None:
+        raise SettingsError("", "there is no settings file to change: start with --config FILE")
+    content = read_yaml(settings.file) if settings.file.exists() else {}
+    changed = _from_layers(_without_none(merge(content, changes)), settings.file, {}, {}, {})
+    update_yaml(settings.file, changes)
+    return changed
+
+
+def _without_none(tree: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _without_none(value) if isinstance(value, dict) else value
+        for key, value in tree.items()
+        if value is not None
+    }
+
+
+def _from_layers(
+    content: dict[str, Any],
+    file: Path | None,
+    options: Mapping[str, Any],
+    environ: Mapping[str, str],
+    flags: Mapping[str, Any],
+) -> Settings:
     layers: list[tuple[dict[str, Any], Callable[[str], str]]] = []
-    if file is not None:
-        layers.append((read_yaml(file), lambda _key: str(file)))
+    if content:
+        layers.append((content, lambda _key: str(file)))
     if options:
         layers.append((dict(options), lambda _key: "app options"))
-    environment, names = environment_tree(os.environ if environ is None else environ)
+    environment, names = environment_tree(environ)
     layers.append((environment, lambda key: names.get(key, "environment")))
     if flags:
         layers.append((dict(flags), lambda _key: "command line"))
@@ -150,6 +188,7 @@ def build_settings(tree: Mapping[str, Any], *, origins: Mapping[str, str], file:
         "history": HistorySettings,
     }
     values = {key: groups[key](**value) if key in groups else value for key, value in valid.items()}
+    values.setdefault("state_dir", default_state_dir(values.get("instance", "main")))
     if "name" not in values and "instance" in values:
         values["name"] = f"DETR Sentry {values['instance']}"
     return Settings(**values, cameras=cameras, file=file, origins=dict(origins))

@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from detr_sentry.errors import SettingsError, StorageError
-from detr_sentry.settings import CameraSettings, Settings, build_settings, describe, load_settings, redact, update_yaml
+from detr_sentry.settings import (
+    CameraSettings,
+    Settings,
+    build_settings,
+    change_settings,
+    describe,
+    load_settings,
+    redact,
+    update_yaml,
+)
 
 
 def build(tree: dict[str, Any]) -> Settings:
@@ -212,6 +221,49 @@ def test_a_failed_update_leaves_the_file_and_no_rubbish(tmp_path: Path) -> None:
         update_yaml(blocked / "sentry.yaml", {"name": "x"})
 
     assert {"sentry.yaml", "blocked"} == {path.name for path in tmp_path.iterdir()}
+
+
+def test_change_validates_before_it_writes(tmp_path: Path) -> None:
+    file = tmp_path / "sentry.yaml"
+    file.write_text("name: Porch  # mine\nlog: {level: debug}\n")
+    settings = load_settings(file, environ={})
+    with pytest.raises(SettingsError, match=r"gateway\.port"):
+        change_settings(settings, {"gateway": {"port": "x"}})
+
+    assert file.read_text() == "name: Porch  # mine\nlog: {level: debug}\n"
+
+    changed = change_settings(settings, {"gateway": {"port": 9000}, "log": {"level": None}})
+
+    assert (changed.gateway.port, changed.log.level, changed.name) == (9000, "info", "Porch")
+    assert load_settings(file, environ={}) == changed
+    assert "# mine" in file.read_text()
+
+
+def test_change_needs_a_file_but_not_yet_its_presence(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="no settings file"):
+        change_settings(Settings(), {})
+    file = tmp_path / "later.yaml"
+    changed = change_settings(load_settings(file, environ={}, may_be_absent=True), {"name": "x"})
+
+    assert (changed.name, changed.file, file.exists()) == ("x", file, True)
+
+
+@pytest.mark.parametrize(("value", "expected"), [("yes", True), ("OFF", False), (True, True), ("1", True)])
+def test_flags_take_the_words_of_the_environment(value: object, expected: object) -> None:
+    assert build({"gateway": {"metrics_public": value}}).gateway.metrics_public is expected
+
+
+def test_texts_take_commas_and_paths_take_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+    settings = build({"gateway": {"allowed_hosts": "a.lan, b.lan"}, "state_dir": "~/x"})
+
+    assert (settings.gateway.allowed_hosts, settings.state_dir) == (("a.lan", "b.lan"), Path("/home/me/x"))
+
+
+def test_the_state_folder_follows_the_instance(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+
+    assert build({"instance": "front"}).state_dir == Path("/state/detr-sentry/front")
 
 
 json_like = st.recursive(
