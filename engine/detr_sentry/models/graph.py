@@ -1,0 +1,173 @@
+"""Reading of untrusted ONNX files, and the checks that come before any runtime sees them.
+
+A model is refused for external data, model-local functions, operators outside ONNX's own domain, tensors of absurd
+size and whatever ONNX's checker finds. Nothing here creates a session, follows a path inside the file or allocates
+what the file merely claims.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import onnx
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has no stubs
+from onnx import TensorProto
+
+from detr_sentry.errors import ModelRefusedError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+    from pathlib import Path
+
+MAX_FILE_BYTES = 1 << 30
+"""Ten times RF-DETR Small; protobuf itself ends at 2 GiB."""
+MAX_TENSOR_ELEMENTS = 1 << 27
+"""Half a GiB of float32 in one tensor, far above any activation of a detector that runs at an edge."""
+MAX_DEPTH = 8
+"""Nesting of subgraphs (If, Loop); exported detectors have none."""
+
+_STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
+_SHAPE_DATA_ELEMENTS = 1024
+"""Initializers up to this size keep their values for shape inference: shapes and indices are small, weights are not."""
+
+
+def read_bytes(path: Path) -> bytes:
+    """The content of a model file. Raises ModelRefusedError if it is not a readable file of sane size."""
+    try:
+        if path.stat().st_size > MAX_FILE_BYTES:
+            raise ModelRefusedError(f"{path}: {path.stat().st_size} bytes; a detector has at most {MAX_FILE_BYTES}")
+        return path.read_bytes()
+    except OSError as error:
+        raise ModelRefusedError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def parse_model(data: bytes, what: str) -> onnx.ModelProto:
+    """A checked ONNX model. `what` names it in errors. Raises ModelRefusedError."""
+    model = onnx.ModelProto()
+    try:
+        model.ParseFromString(data)
+    except DecodeError as error:
+        raise ModelRefusedError(f"{what}: not an ONNX file") from error
+    if not model.HasField("graph") or not model.graph.node:
+        raise ModelRefusedError(f"{what}: not an ONNX file: it holds no graph")
+    check_model(model, what)
+    return model
+
+
+def check_model(model: onnx.ModelProto, what: str) -> None:
+    """Refuse what no detector of ours holds. Raises ModelRefusedError with the reason."""
+    if model.functions:
+        raise ModelRefusedError(f"{what}: holds model-local functions; export it with plain ONNX operators")
+    if model.training_info:
+        raise ModelRefusedError(f"{what}: holds training graphs; export it for inference")
+    for opset in model.opset_import:
+        _check_domain(opset.domain, what)
+    for node in walk_nodes(model.graph, what):
+        _check_domain(node.domain, f"{what}: operator {node.op_type} {node.name!r}")
+    for tensor in _walk_tensors(model.graph, what):
+        _check_tensor(tensor, what)
+    for value in (*model.graph.input, *model.graph.output):
+        _check_elements(_static_elements(value), f"{what}: {value.name!r}")
+    try:
+        onnx.checker.check_model(model)
+        inferred = infer_shapes(model)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise ModelRefusedError(f"{what}: not valid ONNX: {reason[0] if reason else 'unknown'}") from error
+    for value in inferred.graph.value_info:
+        _check_elements(_static_elements(value), f"{what}: {value.name!r}")
+
+
+def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy of `model` without its weights, whose values carry the shapes that ONNX can infer."""
+    bare = onnx.ModelProto()
+    bare.CopyFrom(model)
+    weights = [tensor for tensor in bare.graph.initializer if math.prod(tensor.dims) > _SHAPE_DATA_ELEMENTS]
+    named = {value.name for value in bare.graph.input}
+    for tensor in weights:
+        if tensor.name not in named:
+            bare.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
+        bare.graph.initializer.remove(tensor)
+    return onnx.shape_inference.infer_shapes(bare, data_prop=True)
+
+
+def walk_nodes(graph: onnx.GraphProto, what: str, depth: int = 0) -> Iterator[onnx.NodeProto]:
+    """Every node of the graph and its subgraphs."""
+    if depth > MAX_DEPTH:
+        raise ModelRefusedError(f"{what}: subgraphs nested deeper than {MAX_DEPTH}")
+    for node in graph.node:
+        yield node
+        for subgraph in _subgraphs(node):
+            yield from walk_nodes(subgraph, what, depth + 1)
+
+
+def metadata_of(model: onnx.ModelProto) -> dict[str, str]:
+    """The model's `metadata_props`."""
+    return {entry.key: entry.value for entry in model.metadata_props}
+
+
+def dims_of(value: onnx.ValueInfoProto) -> tuple[int | None, ...]:
+    """The shape of an input or output; None where it is not fixed."""
+    return tuple(
+        dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None
+        for dim in value.type.tensor_type.shape.dim
+    )
+
+
+def describe_io(graph: onnx.GraphProto) -> str:
+    """Inputs and outputs in one line, for errors: `images float[?,3,320,320] -> scores float[?,?]`."""
+    known = {tensor.name for tensor in graph.initializer}
+
+    def side(values: Iterable[onnx.ValueInfoProto]) -> str:
+        return ", ".join(_describe(value) for value in values if value.name not in known)
+
+    return f"{side(graph.input)} -> {side(graph.output)}"
+
+
+def _describe(value: onnx.ValueInfoProto) -> str:
+    kind = TensorProto.DataType.Name(value.type.tensor_type.elem_type).lower()
+    return f"{value.name} {kind}[{','.join('?' if dim is None else str(dim) for dim in dims_of(value))}]"
+
+
+def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
+    for attribute in node.attribute:
+        if attribute.HasField("g"):
+            yield attribute.g
+        yield from attribute.graphs
+
+
+def _walk_tensors(graph: onnx.GraphProto, what: str) -> Iterator[TensorProto]:
+    for part in (graph, *(sub for node in walk_nodes(graph, what) for sub in _subgraphs(node))):
+        yield from part.initializer
+        for sparse in part.sparse_initializer:
+            yield from (sparse.values, sparse.indices)
+    for node in walk_nodes(graph, what):
+        for attribute in node.attribute:
+            if attribute.HasField("t"):
+                yield attribute.t
+            yield from attribute.tensors
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+
+
+def _check_domain(domain: str, what: str) -> None:
+    if domain not in _STANDARD_DOMAINS:
+        raise ModelRefusedError(f"{what}: operators of domain {domain!r}; only ONNX's own operators are run")
+
+
+def _check_tensor(tensor: TensorProto, what: str) -> None:
+    if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+        raise ModelRefusedError(f"{what}: tensor {tensor.name!r} lies in another file; save the model as one file")
+    if any(dim < 0 for dim in tensor.dims):
+        raise ModelRefusedError(f"{what}: tensor {tensor.name!r} has a negative dimension")
+    _check_elements(math.prod(tensor.dims), f"{what}: tensor {tensor.name!r}")
+
+
+def _check_elements(elements: int, what: str) -> None:
+    if elements > MAX_TENSOR_ELEMENTS:
+        raise ModelRefusedError(f"{what} claims {elements} elements; at most {MAX_TENSOR_ELEMENTS} are allowed")
+
+
+def _static_elements(value: onnx.ValueInfoProto) -> int:
+    return math.prod(dim for dim in dims_of(value) if dim is not None)
