@@ -1,1 +1,1 @@
-"""The sentry's pure core: state machine, rules, events. No I/O; time is a parameter."""
+"""The sentry: a pure state machine and its rules. No I/O; time and data are parameters."""
