@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +12,7 @@ import voluptuous as vol
 from detr_sentry._settings_values import Zone
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Mapping
 
 ID_PATTERN = re.compile(r"[a-z0-9_]{1,32}")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -23,30 +24,43 @@ PRESETS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-def _number(low: float, high: float, kind: Callable[[Any], Any] = float) -> Callable[[Any], Any]:
-    """A number of `kind` from `low` to `high`; numeric text is taken, because the environment has only text."""
+@dataclass(frozen=True, slots=True)
+class Number:
+    """A number from `low` to `high`; numeric text is taken, because the environment has only text."""
 
-    def check(value: Any) -> Any:
+    low: float
+    high: float
+    whole: bool = False
+
+    def __call__(self, value: Any) -> float | int:
+        """The number. Raises vol.Invalid naming the range."""
+        wanted = f"must be {'a whole' if self.whole else 'a'} number from {self.low:g} to {self.high:g}, not {value!r}"
         if isinstance(value, bool) or not isinstance(value, int | float | str):
-            raise vol.Invalid(f"must be a number from {low:g} to {high:g}")
+            raise vol.Invalid(wanted)
         try:
-            number = kind(value)
-        except ValueError:
-            raise vol.Invalid(f"must be a number from {low:g} to {high:g}, not {value!r}") from None
-        if not low <= number <= high or (kind is int and float(value) != number):
-            raise vol.Invalid(
-                f"must be {'a whole' if kind is int else 'a'} number from {low:g} to {high:g}, not {value!r}"
-            )
-        return number
-
-    return check
+            number = float(value)
+        except (ValueError, OverflowError):
+            raise vol.Invalid(wanted) from None
+        if not self.low <= number <= self.high or (self.whole and number != int(number)):
+            raise vol.Invalid(wanted)
+        return int(number) if self.whole else number
 
 
-def _whole(low: int, high: int) -> Callable[[Any], Any]:
-    return _number(low, high, int)
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """One of a few words."""
+
+    allowed: tuple[str, ...]
+
+    def __call__(self, value: Any) -> str:
+        """The word. Raises vol.Invalid naming the allowed ones."""
+        if value not in self.allowed:
+            raise vol.Invalid(f"must be one of {', '.join(self.allowed)}, not {value!r}")
+        return str(value)
 
 
-def _flag(value: Any) -> bool:
+def flag(value: Any) -> bool:
+    """True or false, also in the words of YAML and shells. Raises vol.Invalid."""
     if isinstance(value, bool):
         return value
     known = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
@@ -56,24 +70,15 @@ def _flag(value: Any) -> bool:
         raise vol.Invalid(f"must be true or false, not {value!r}") from None
 
 
-def _choice(*allowed: str) -> Callable[[Any], str]:
-    def check(value: Any) -> str:
-        if value is False and "off" in allowed:  # YAML reads a bare `off` as false
-            value = "off"
-        if value not in allowed:
-            raise vol.Invalid(f"must be one of {', '.join(allowed)}, not {value!r}")
-        return str(value)
-
-    return check
-
-
-def _identifier(value: Any) -> str:
+def identifier(value: Any) -> str:
+    """An id that fits paths, queues and topics. Raises vol.Invalid."""
     if not isinstance(value, str) or not ID_PATTERN.fullmatch(value):
         raise vol.Invalid(f"must be 1 to 32 of a-z, 0-9 and _, not {value!r}")
     return value
 
 
-def _text(value: Any) -> str:
+def text(value: Any) -> str:
+    """Text of one line. Raises vol.Invalid."""
     if not isinstance(value, str) or not value.strip():
         raise vol.Invalid(f"must be text, not {value!r}")
     if any(ord(character) < 32 for character in value):
@@ -81,91 +86,126 @@ def _text(value: Any) -> str:
     return value
 
 
-def _path(value: Any) -> Path:
-    return Path(_text(value)).expanduser()
+def web_address(value: Any) -> str:
+    """An http or https URL. Raises vol.Invalid."""
+    if not text(value).startswith(("http://", "https://")):
+        raise vol.Invalid(f"must start with http:// or https://, not {value!r}")
+    return str(value)
 
 
-def _texts(value: Any) -> tuple[str, ...]:
+def path(value: Any) -> Path:
+    """A path; `~` is the home folder. Raises vol.Invalid."""
+    return Path(text(value)).expanduser()
+
+
+def texts(value: Any) -> tuple[str, ...]:
+    """A list of texts, or one text with commas. Raises vol.Invalid."""
     items = [item.strip() for item in value.split(",")] if isinstance(value, str) else value
     if not isinstance(items, list | tuple):
         raise vol.Invalid(f"must be a list of texts, not {value!r}")
-    return tuple(_text(item) for item in items if item != "")
+    return tuple(text(item) for item in items if item != "")
 
 
-def _zone(value: Any) -> Zone:
+def zone(value: Any) -> Zone:
+    """A zone from its name and at least three points. Raises vol.Invalid."""
     point = vol.All(
-        [_number(0, 1)], vol.Length(min=2, max=2, msg="each point is [x, y]"), lambda pair: (pair[0], pair[1])
+        [Number(0, 1)], vol.Length(min=2, max=2, msg="each point is [x, y]"), lambda pair: (pair[0], pair[1])
     )
     shape = vol.Schema(
         {
-            vol.Required("name"): _text,
+            vol.Required("name"): text,
             vol.Required("points"): vol.All([point], vol.Length(min=3, msg="a zone needs at least 3 points"), tuple),
         }
     )
     return Zone(**shape(value))
 
 
+def zones(value: Any) -> tuple[Zone, ...]:
+    """As many zones as a detection's zone mask has bits. Raises vol.Invalid."""
+    return tuple(vol.Schema(vol.All([zone], vol.Length(max=MAX_ZONES, msg=f"at most {MAX_ZONES} zones")))(value))
+
+
 _SENTRY = {
-    "preset": _choice(*PRESETS),
-    "hits": _whole(1, 100),
-    "window": _whole(1, 100),
-    "enter_threshold": _number(0.01, 1),
-    "stay_threshold": _number(0.01, 1),
-    "min_area": _number(0, 1),
-    "dwell_s": _number(0, 3600),
-    "hold_s": _number(0, 3600),
-    "exit_frames": _whole(1, 1000),
-    "validating_timeout_s": _number(0.1, 60),
-    "blind_after_s": _number(1, 600),
-    "zones": vol.All([_zone], vol.Length(max=MAX_ZONES, msg=f"at most {MAX_ZONES} zones"), tuple),
+    "preset": Choice(tuple(PRESETS)),
+    "hits": Number(1, 100, whole=True),
+    "window": Number(1, 100, whole=True),
+    "enter_threshold": Number(0.01, 1),
+    "stay_threshold": Number(0.01, 1),
+    "min_area": Number(0, 1),
+    "dwell_s": Number(0, 3600),
+    "hold_s": Number(0, 3600),
+    "exit_frames": Number(1, 1000, whole=True),
+    "validating_timeout_s": Number(0.1, 60),
+    "blind_after_s": Number(1, 600),
+    "zones": zones,
 }
-_MOTION = {"enabled": _flag, "sensitivity": _number(0, 1), "keep_alive_s": _number(0.5, 30)}
+_MOTION = {"enabled": flag, "sensitivity": Number(0, 1), "keep_alive_s": Number(0.5, 30)}
 _CAMERA = {
-    "source": _text,
-    "name": _text,
-    "standby_source": _text,
-    "width": _whole(16, 16384),
-    "height": _whole(16, 16384),
-    "fps": _number(0.1, 240),
-    "standby_fps": _number(0.1, 60),
-    "exposure": {"mode": _choice("camera", "limited"), "limit_ms": _number(0.1, 1000)},
+    "source": text,
+    "name": text,
+    "standby_source": text,
+    "width": Number(16, 16384, whole=True),
+    "height": Number(16, 16384, whole=True),
+    "fps": Number(0.1, 240),
+    "standby_fps": Number(0.1, 60),
+    "exposure": {
+        "mode": Choice(
+            (
+                "camera",
+                "limited",
+            )
+        ),
+        "limit_ms": Number(0.1, 1000),
+    },
     "motion": _MOTION,
     "sentry": _SENTRY,
 }
 SCHEMA = {
-    "instance": _identifier,
-    "name": _text,
-    "state_dir": _path,
-    "shm_root": _path,
+    "instance": identifier,
+    "name": text,
+    "state_dir": path,
+    "shm_root": path,
     "log": {
-        "level": _choice(*LOG_LEVELS),
-        "format": _choice("human", "json"),
-        "services": {str: _choice(*LOG_LEVELS)},
+        "level": Choice(LOG_LEVELS),
+        "format": Choice(
+            (
+                "human",
+                "json",
+            )
+        ),
+        "services": {str: Choice(LOG_LEVELS)},
     },
-    "telemetry": {"endpoint": _text, "sampling": _number(0, 1)},
+    "telemetry": {"endpoint": text, "sampling": Number(0, 1)},
     "gateway": {
-        "host": _text,
-        "port": _whole(0, 65535),
-        "public_url": vol.All(_text, vol.Match(r"https?://", msg="must start with http:// or https://")),
-        "allowed_hosts": _texts,
-        "metrics_public": _flag,
-        "ingress_port": _whole(1, 65535),
-        "ingress_peer": _text,
+        "host": text,
+        "port": Number(0, 65535, whole=True),
+        "public_url": web_address,
+        "allowed_hosts": texts,
+        "metrics_public": flag,
+        "ingress_port": Number(1, 65535, whole=True),
+        "ingress_peer": text,
     },
     "model": {
-        "name": _text,
-        "backend": _choice("auto", "onnxruntime", "openvino", "tensorrt"),
-        "threads": _whole(1, 256),
-        "labels": _texts,
-        "cache_dir": _path,
+        "name": text,
+        "backend": Choice(
+            (
+                "auto",
+                "onnxruntime",
+                "openvino",
+                "tensorrt",
+            )
+        ),
+        "threads": Number(1, 256, whole=True),
+        "labels": texts,
+        "cache_dir": path,
     },
     "history": {
-        "max_events": _whole(1, 1_000_000),
-        "max_age_days": _number(0.01, 36500),
-        "max_snapshot_mb": _number(1, 1_000_000),
+        "max_events": Number(1, 1_000_000, whole=True),
+        "max_age_days": Number(0.01, 36500),
+        "max_snapshot_mb": Number(1, 1_000_000),
     },
     "sentry": _SENTRY,
     "motion": _MOTION,
-    "cameras": {_identifier: _CAMERA},
+    "cameras": {identifier: _CAMERA},
 }
 VALIDATE = vol.Schema(SCHEMA)

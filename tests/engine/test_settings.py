@@ -4,10 +4,12 @@ import dataclasses
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from detr_sentry import settings_json
 from detr_sentry.errors import SettingsError, StorageError
 from detr_sentry.settings import (
     CameraSettings,
@@ -279,3 +281,40 @@ def test_any_tree_is_settings_or_a_settings_error(tree: dict[str, Any]) -> None:
         build(tree)
     except SettingsError as error:
         assert error.key
+
+
+def test_the_json_schema_takes_what_the_engine_takes(tmp_path: Path) -> None:
+    document = settings_json.json_schema()
+    tree = {
+        "instance": "front",
+        "gateway": {"port": 9000, "public_url": "https://x.lan"},
+        "sentry": {"preset": "reference", "zones": [{"name": "door", "points": [[0, 0], [1, 0], [1, 1]]}]},
+        "cameras": {"door": {"source": "demo:", "fps": 15, "exposure": {"mode": "camera"}}},
+    }
+    jsonschema.validate(tree, document)
+    build(tree)
+
+    for wrong in (
+        {"bogus": 1},
+        {"gateway": {"port": -1}},
+        {"cameras": {"a b": {"source": "x"}}},
+        {"cameras": {"a": {}}},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, document)
+        with pytest.raises(SettingsError):
+            build(wrong)
+
+
+def test_the_committed_json_schema_is_fresh(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    assert settings_json.main(["--check"]) == 0
+
+    stale = tmp_path / "stale.json"
+    stale.write_text("{}")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings_json, "FILE", stale)
+
+        assert settings_json.main(["--check"]) == 1
+        assert "stale" in capsys.readouterr().err
+        assert settings_json.main([]) == 0
+        assert settings_json.main(["--check"]) == 0
