@@ -106,18 +106,17 @@ def texts(value: Any) -> tuple[str, ...]:
     return tuple(text(item) for item in items if item != "")
 
 
+def point(value: Any) -> tuple[float, float]:
+    """A point as [x, y], shares of the picture. Raises vol.Invalid."""
+    x, y = vol.Schema(vol.All([Number(0, 1)], vol.Length(min=2, max=2, msg="each point is [x, y]")))(value)
+    return x, y
+
+
 def zone(value: Any) -> Zone:
     """A zone from its name and at least three points. Raises vol.Invalid."""
-    point = vol.All(
-        [Number(0, 1)], vol.Length(min=2, max=2, msg="each point is [x, y]"), lambda pair: (pair[0], pair[1])
-    )
-    shape = vol.Schema(
-        {
-            vol.Required("name"): text,
-            vol.Required("points"): vol.All([point], vol.Length(min=3, msg="a zone needs at least 3 points"), tuple),
-        }
-    )
-    return Zone(**shape(value))
+    corners = vol.All([point], vol.Length(min=3, msg="a zone needs at least 3 points"))
+    shape = vol.Schema({vol.Required("name"): text, vol.Required("points"): corners})(value)
+    return Zone(name=shape["name"], points=tuple(shape["points"]))
 
 
 def zones(value: Any) -> tuple[Zone, ...]:
