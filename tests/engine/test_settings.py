@@ -172,6 +172,11 @@ def test_own_values_beat_the_preset_and_the_preset_beats_shared_values() -> None
     assert (settings.camera("door").sentry.exit_frames, settings.camera("door").sentry.hold_s) == (40, 1)
 
 
+def test_a_chosen_name_stays_beside_an_instance() -> None:
+    assert build({"instance": "front", "name": "Porch"}).name == "Porch"
+    assert build({"instance": "front"}).name == "DETR Sentry front"
+
+
 def test_an_unknown_camera_names_the_known_ones() -> None:
     with pytest.raises(SettingsError, match="known: door"):
         build({"cameras": {"door": {"source": "x"}}}).camera("garden")
@@ -294,12 +299,13 @@ def test_the_json_schema_takes_what_the_engine_takes(tmp_path: Path) -> None:
     jsonschema.validate(tree, document)
     build(tree)
 
-    for wrong in (
+    wrongs: list[dict[str, Any]] = [
         {"bogus": 1},
         {"gateway": {"port": -1}},
         {"cameras": {"a b": {"source": "x"}}},
         {"cameras": {"a": {}}},
-    ):
+    ]
+    for wrong in wrongs:
         with pytest.raises(jsonschema.ValidationError):
             jsonschema.validate(wrong, document)
         with pytest.raises(SettingsError):
