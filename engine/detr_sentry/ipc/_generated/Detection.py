@@ -4,69 +4,35 @@
 
 import flatbuffers
 from flatbuffers.compat import import_numpy
-
 np = import_numpy()
 
-
-class Detection:
-    __slots__ = ["_tab"]
+class Detection(object):
+    __slots__ = ['_tab']
 
     @classmethod
-    def SizeOf(cls) -> int:
+    def SizeOf(cls):
         return 28
 
     # Detection
-    def Init(self, buf, pos) -> None:
+    def Init(self, buf, pos):
         self._tab = flatbuffers.table.Table(buf, pos)
 
     # Detection
-    def X1(self):
-        return self._tab.Get(
-            flatbuffers.number_types.Float32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(0)
-        )
-
+    def X1(self): return self._tab.Get(flatbuffers.number_types.Float32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(0))
     # Detection
-    def Y1(self):
-        return self._tab.Get(
-            flatbuffers.number_types.Float32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(4)
-        )
-
+    def Y1(self): return self._tab.Get(flatbuffers.number_types.Float32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(4))
     # Detection
-    def X2(self):
-        return self._tab.Get(
-            flatbuffers.number_types.Float32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(8)
-        )
-
+    def X2(self): return self._tab.Get(flatbuffers.number_types.Float32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(8))
     # Detection
-    def Y2(self):
-        return self._tab.Get(
-            flatbuffers.number_types.Float32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(12)
-        )
-
+    def Y2(self): return self._tab.Get(flatbuffers.number_types.Float32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(12))
     # Detection
-    def Confidence(self):
-        return self._tab.Get(
-            flatbuffers.number_types.Float32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(16)
-        )
-
+    def Confidence(self): return self._tab.Get(flatbuffers.number_types.Float32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(16))
     # Detection
-    def ClassId(self):
-        return self._tab.Get(
-            flatbuffers.number_types.Uint16Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(20)
-        )
-
+    def ClassId(self): return self._tab.Get(flatbuffers.number_types.Uint16Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(20))
     # Detection
-    def ZoneMask(self):
-        return self._tab.Get(
-            flatbuffers.number_types.Uint16Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(22)
-        )
-
+    def ZoneMask(self): return self._tab.Get(flatbuffers.number_types.Uint16Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(22))
     # Detection
-    def TrackId(self):
-        return self._tab.Get(
-            flatbuffers.number_types.Uint32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(24)
-        )
-
+    def TrackId(self): return self._tab.Get(flatbuffers.number_types.Uint32Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(24))
 
 def CreateDetection(builder, x1, y1, x2, y2, confidence, classId, zoneMask, trackId):
     builder.Prep(4, 28)

@@ -4,12 +4,10 @@
 
 import flatbuffers
 from flatbuffers.compat import import_numpy
-
 np = import_numpy()
 
-
-class Detections:
-    __slots__ = ["_tab"]
+class Detections(object):
+    __slots__ = ['_tab']
 
     @classmethod
     def GetRootAs(cls, buf, offset=0):
@@ -22,13 +20,12 @@ class Detections:
     def GetRootAsDetections(cls, buf, offset=0):
         """This method is deprecated. Please switch to GetRootAs."""
         return cls.GetRootAs(buf, offset)
-
     @classmethod
     def DetectionsBufferHasIdentifier(cls, buf, offset, size_prefixed=False):
         return flatbuffers.util.BufferHasIdentifier(buf, offset, b"\x44\x53\x44\x31", size_prefixed=size_prefixed)
 
     # Detections
-    def Init(self, buf, pos) -> None:
+    def Init(self, buf, pos):
         self._tab = flatbuffers.table.Table(buf, pos)
 
     # Detections
@@ -52,7 +49,6 @@ class Detections:
             x = self._tab.Vector(o)
             x += flatbuffers.number_types.UOffsetTFlags.py_type(j) * 28
             from detr_sentry.ipc._generated.Detection import Detection
-
             obj = Detection()
             obj.Init(self._tab.Bytes, x)
             return obj
@@ -146,7 +142,6 @@ class Detections:
         if o != 0:
             x = o + self._tab.Pos
             from detr_sentry.ipc._generated.ModelHash import ModelHash
-
             obj = ModelHash()
             obj.Init(self._tab.Bytes, x)
             return obj
@@ -158,152 +153,62 @@ class Detections:
         if o != 0:
             x = o + self._tab.Pos
             from detr_sentry.ipc._generated.TraceContext import TraceContext
-
             obj = TraceContext()
             obj.Init(self._tab.Bytes, x)
             return obj
         return None
 
-
-def DetectionsStart(builder) -> None:
-    builder.StartObject(15)
-
-
+def DetectionsStart(builder): builder.StartObject(15)
 def Start(builder):
     return DetectionsStart(builder)
-
-
-def DetectionsAddCameraId(builder, cameraId) -> None:
-    builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(cameraId), 0)
-
-
+def DetectionsAddCameraId(builder, cameraId): builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(cameraId), 0)
 def AddCameraId(builder, cameraId):
     return DetectionsAddCameraId(builder, cameraId)
-
-
-def DetectionsAddProvider(builder, provider) -> None:
-    builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(provider), 0)
-
-
+def DetectionsAddProvider(builder, provider): builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(provider), 0)
 def AddProvider(builder, provider):
     return DetectionsAddProvider(builder, provider)
-
-
-def DetectionsAddDetections(builder, detections) -> None:
-    builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(detections), 0)
-
-
+def DetectionsAddDetections(builder, detections): builder.PrependUOffsetTRelativeSlot(2, flatbuffers.number_types.UOffsetTFlags.py_type(detections), 0)
 def AddDetections(builder, detections):
     return DetectionsAddDetections(builder, detections)
-
-
-def DetectionsStartDetectionsVector(builder, numElems):
-    return builder.StartVector(28, numElems, 4)
-
-
+def DetectionsStartDetectionsVector(builder, numElems): return builder.StartVector(28, numElems, 4)
 def StartDetectionsVector(builder, numElems):
     return DetectionsStartDetectionsVector(builder, numElems)
-
-
-def DetectionsAddFrameNumber(builder, frameNumber) -> None:
-    builder.PrependUint64Slot(3, frameNumber, 0)
-
-
+def DetectionsAddFrameNumber(builder, frameNumber): builder.PrependUint64Slot(3, frameNumber, 0)
 def AddFrameNumber(builder, frameNumber):
     return DetectionsAddFrameNumber(builder, frameNumber)
-
-
-def DetectionsAddCaptureEpoch(builder, captureEpoch) -> None:
-    builder.PrependUint64Slot(4, captureEpoch, 0)
-
-
+def DetectionsAddCaptureEpoch(builder, captureEpoch): builder.PrependUint64Slot(4, captureEpoch, 0)
 def AddCaptureEpoch(builder, captureEpoch):
     return DetectionsAddCaptureEpoch(builder, captureEpoch)
-
-
-def DetectionsAddTimestampNs(builder, timestampNs) -> None:
-    builder.PrependUint64Slot(5, timestampNs, 0)
-
-
+def DetectionsAddTimestampNs(builder, timestampNs): builder.PrependUint64Slot(5, timestampNs, 0)
 def AddTimestampNs(builder, timestampNs):
     return DetectionsAddTimestampNs(builder, timestampNs)
-
-
-def DetectionsAddCapturedMonotonicNs(builder, capturedMonotonicNs) -> None:
-    builder.PrependUint64Slot(6, capturedMonotonicNs, 0)
-
-
+def DetectionsAddCapturedMonotonicNs(builder, capturedMonotonicNs): builder.PrependUint64Slot(6, capturedMonotonicNs, 0)
 def AddCapturedMonotonicNs(builder, capturedMonotonicNs):
     return DetectionsAddCapturedMonotonicNs(builder, capturedMonotonicNs)
-
-
-def DetectionsAddPtsNs(builder, ptsNs) -> None:
-    builder.PrependInt64Slot(7, ptsNs, 0)
-
-
+def DetectionsAddPtsNs(builder, ptsNs): builder.PrependInt64Slot(7, ptsNs, 0)
 def AddPtsNs(builder, ptsNs):
     return DetectionsAddPtsNs(builder, ptsNs)
-
-
-def DetectionsAddInferenceNs(builder, inferenceNs) -> None:
-    builder.PrependUint64Slot(8, inferenceNs, 0)
-
-
+def DetectionsAddInferenceNs(builder, inferenceNs): builder.PrependUint64Slot(8, inferenceNs, 0)
 def AddInferenceNs(builder, inferenceNs):
     return DetectionsAddInferenceNs(builder, inferenceNs)
-
-
-def DetectionsAddDecodeNs(builder, decodeNs) -> None:
-    builder.PrependUint64Slot(9, decodeNs, 0)
-
-
+def DetectionsAddDecodeNs(builder, decodeNs): builder.PrependUint64Slot(9, decodeNs, 0)
 def AddDecodeNs(builder, decodeNs):
     return DetectionsAddDecodeNs(builder, decodeNs)
-
-
-def DetectionsAddWidth(builder, width) -> None:
-    builder.PrependUint32Slot(10, width, 0)
-
-
+def DetectionsAddWidth(builder, width): builder.PrependUint32Slot(10, width, 0)
 def AddWidth(builder, width):
     return DetectionsAddWidth(builder, width)
-
-
-def DetectionsAddHeight(builder, height) -> None:
-    builder.PrependUint32Slot(11, height, 0)
-
-
+def DetectionsAddHeight(builder, height): builder.PrependUint32Slot(11, height, 0)
 def AddHeight(builder, height):
     return DetectionsAddHeight(builder, height)
-
-
-def DetectionsAddOutcome(builder, outcome) -> None:
-    builder.PrependUint8Slot(12, outcome, 0)
-
-
+def DetectionsAddOutcome(builder, outcome): builder.PrependUint8Slot(12, outcome, 0)
 def AddOutcome(builder, outcome):
     return DetectionsAddOutcome(builder, outcome)
-
-
-def DetectionsAddModelHash(builder, modelHash) -> None:
-    builder.PrependStructSlot(13, flatbuffers.number_types.UOffsetTFlags.py_type(modelHash), 0)
-
-
+def DetectionsAddModelHash(builder, modelHash): builder.PrependStructSlot(13, flatbuffers.number_types.UOffsetTFlags.py_type(modelHash), 0)
 def AddModelHash(builder, modelHash):
     return DetectionsAddModelHash(builder, modelHash)
-
-
-def DetectionsAddTrace(builder, trace) -> None:
-    builder.PrependStructSlot(14, flatbuffers.number_types.UOffsetTFlags.py_type(trace), 0)
-
-
+def DetectionsAddTrace(builder, trace): builder.PrependStructSlot(14, flatbuffers.number_types.UOffsetTFlags.py_type(trace), 0)
 def AddTrace(builder, trace):
     return DetectionsAddTrace(builder, trace)
-
-
-def DetectionsEnd(builder):
-    return builder.EndObject()
-
-
+def DetectionsEnd(builder): return builder.EndObject()
 def End(builder):
     return DetectionsEnd(builder)

@@ -4,12 +4,10 @@
 
 import flatbuffers
 from flatbuffers.compat import import_numpy
-
 np = import_numpy()
 
-
-class Frame:
-    __slots__ = ["_tab"]
+class Frame(object):
+    __slots__ = ['_tab']
 
     @classmethod
     def GetRootAs(cls, buf, offset=0):
@@ -22,13 +20,12 @@ class Frame:
     def GetRootAsFrame(cls, buf, offset=0):
         """This method is deprecated. Please switch to GetRootAs."""
         return cls.GetRootAs(buf, offset)
-
     @classmethod
     def FrameBufferHasIdentifier(cls, buf, offset, size_prefixed=False):
         return flatbuffers.util.BufferHasIdentifier(buf, offset, b"\x44\x53\x46\x31", size_prefixed=size_prefixed)
 
     # Frame
-    def Init(self, buf, pos) -> None:
+    def Init(self, buf, pos):
         self._tab = flatbuffers.table.Table(buf, pos)
 
     # Frame
@@ -43,9 +40,7 @@ class Frame:
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(6))
         if o != 0:
             a = self._tab.Vector(o)
-            return self._tab.Get(
-                flatbuffers.number_types.Uint8Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 1)
-            )
+            return self._tab.Get(flatbuffers.number_types.Uint8Flags, a + flatbuffers.number_types.UOffsetTFlags.py_type(j * 1))
         return 0
 
     # Frame
@@ -136,128 +131,53 @@ class Frame:
         if o != 0:
             x = o + self._tab.Pos
             from detr_sentry.ipc._generated.TraceContext import TraceContext
-
             obj = TraceContext()
             obj.Init(self._tab.Bytes, x)
             return obj
         return None
 
-
-def FrameStart(builder) -> None:
-    builder.StartObject(12)
-
-
+def FrameStart(builder): builder.StartObject(12)
 def Start(builder):
     return FrameStart(builder)
-
-
-def FrameAddCameraId(builder, cameraId) -> None:
-    builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(cameraId), 0)
-
-
+def FrameAddCameraId(builder, cameraId): builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(cameraId), 0)
 def AddCameraId(builder, cameraId):
     return FrameAddCameraId(builder, cameraId)
-
-
-def FrameAddData(builder, data) -> None:
-    builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(data), 0)
-
-
+def FrameAddData(builder, data): builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(data), 0)
 def AddData(builder, data):
     return FrameAddData(builder, data)
-
-
-def FrameStartDataVector(builder, numElems):
-    return builder.StartVector(1, numElems, 1)
-
-
+def FrameStartDataVector(builder, numElems): return builder.StartVector(1, numElems, 1)
 def StartDataVector(builder, numElems):
     return FrameStartDataVector(builder, numElems)
-
-
-def FrameAddFrameNumber(builder, frameNumber) -> None:
-    builder.PrependUint64Slot(2, frameNumber, 0)
-
-
+def FrameAddFrameNumber(builder, frameNumber): builder.PrependUint64Slot(2, frameNumber, 0)
 def AddFrameNumber(builder, frameNumber):
     return FrameAddFrameNumber(builder, frameNumber)
-
-
-def FrameAddCaptureEpoch(builder, captureEpoch) -> None:
-    builder.PrependUint64Slot(3, captureEpoch, 0)
-
-
+def FrameAddCaptureEpoch(builder, captureEpoch): builder.PrependUint64Slot(3, captureEpoch, 0)
 def AddCaptureEpoch(builder, captureEpoch):
     return FrameAddCaptureEpoch(builder, captureEpoch)
-
-
-def FrameAddTimestampNs(builder, timestampNs) -> None:
-    builder.PrependUint64Slot(4, timestampNs, 0)
-
-
+def FrameAddTimestampNs(builder, timestampNs): builder.PrependUint64Slot(4, timestampNs, 0)
 def AddTimestampNs(builder, timestampNs):
     return FrameAddTimestampNs(builder, timestampNs)
-
-
-def FrameAddCapturedMonotonicNs(builder, capturedMonotonicNs) -> None:
-    builder.PrependUint64Slot(5, capturedMonotonicNs, 0)
-
-
+def FrameAddCapturedMonotonicNs(builder, capturedMonotonicNs): builder.PrependUint64Slot(5, capturedMonotonicNs, 0)
 def AddCapturedMonotonicNs(builder, capturedMonotonicNs):
     return FrameAddCapturedMonotonicNs(builder, capturedMonotonicNs)
-
-
-def FrameAddPtsNs(builder, ptsNs) -> None:
-    builder.PrependInt64Slot(6, ptsNs, 0)
-
-
+def FrameAddPtsNs(builder, ptsNs): builder.PrependInt64Slot(6, ptsNs, 0)
 def AddPtsNs(builder, ptsNs):
     return FrameAddPtsNs(builder, ptsNs)
-
-
-def FrameAddWidth(builder, width) -> None:
-    builder.PrependUint32Slot(7, width, 0)
-
-
+def FrameAddWidth(builder, width): builder.PrependUint32Slot(7, width, 0)
 def AddWidth(builder, width):
     return FrameAddWidth(builder, width)
-
-
-def FrameAddHeight(builder, height) -> None:
-    builder.PrependUint32Slot(8, height, 0)
-
-
+def FrameAddHeight(builder, height): builder.PrependUint32Slot(8, height, 0)
 def AddHeight(builder, height):
     return FrameAddHeight(builder, height)
-
-
-def FrameAddChannels(builder, channels) -> None:
-    builder.PrependUint8Slot(9, channels, 0)
-
-
+def FrameAddChannels(builder, channels): builder.PrependUint8Slot(9, channels, 0)
 def AddChannels(builder, channels):
     return FrameAddChannels(builder, channels)
-
-
-def FrameAddPixelFormat(builder, pixelFormat) -> None:
-    builder.PrependUint8Slot(10, pixelFormat, 0)
-
-
+def FrameAddPixelFormat(builder, pixelFormat): builder.PrependUint8Slot(10, pixelFormat, 0)
 def AddPixelFormat(builder, pixelFormat):
     return FrameAddPixelFormat(builder, pixelFormat)
-
-
-def FrameAddTrace(builder, trace) -> None:
-    builder.PrependStructSlot(11, flatbuffers.number_types.UOffsetTFlags.py_type(trace), 0)
-
-
+def FrameAddTrace(builder, trace): builder.PrependStructSlot(11, flatbuffers.number_types.UOffsetTFlags.py_type(trace), 0)
 def AddTrace(builder, trace):
     return FrameAddTrace(builder, trace)
-
-
-def FrameEnd(builder):
-    return builder.EndObject()
-
-
+def FrameEnd(builder): return builder.EndObject()
 def End(builder):
     return FrameEnd(builder)

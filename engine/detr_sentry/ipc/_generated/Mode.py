@@ -2,8 +2,7 @@
 
 # namespace: detr_sentry
 
-
-class Mode:
+class Mode(object):
     AUTO = 0
     STANDBY = 1
     ALARMED = 2

@@ -4,31 +4,21 @@
 
 import flatbuffers
 from flatbuffers.compat import import_numpy
-
 np = import_numpy()
 
-
-class ModelHash:
-    __slots__ = ["_tab"]
+class ModelHash(object):
+    __slots__ = ['_tab']
 
     @classmethod
-    def SizeOf(cls) -> int:
+    def SizeOf(cls):
         return 8
 
     # ModelHash
-    def Init(self, buf, pos) -> None:
+    def Init(self, buf, pos):
         self._tab = flatbuffers.table.Table(buf, pos)
 
     # ModelHash
-    def Sha256Head(self):
-        return [
-            self._tab.Get(
-                flatbuffers.number_types.Uint8Flags,
-                self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(0 + i * 1),
-            )
-            for i in range(8)
-        ]
-
+    def Sha256Head(self): return [self._tab.Get(flatbuffers.number_types.Uint8Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(0 + i * 1)) for i in range(8)]
     # ModelHash
     def Sha256HeadLength(self):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(0))
@@ -44,6 +34,6 @@ class ModelHash:
 
 def CreateModelHash(builder, sha256Head):
     builder.Prep(1, 8)
-    for _idx0 in range(8, 0, -1):
-        builder.PrependUint8(sha256Head[_idx0 - 1])
+    for _idx0 in range(8 , 0, -1):
+        builder.PrependUint8(sha256Head[_idx0-1])
     return builder.Offset()

@@ -2,7 +2,6 @@
 
 # namespace: detr_sentry
 
-
-class Outcome:
+class Outcome(object):
     INFERRED = 0
     GATED = 1

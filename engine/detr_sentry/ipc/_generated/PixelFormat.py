@@ -2,8 +2,7 @@
 
 # namespace: detr_sentry
 
-
-class PixelFormat:
+class PixelFormat(object):
     MJPEG = 0
     YUYV = 1
     RGB24 = 2

@@ -4,12 +4,10 @@
 
 import flatbuffers
 from flatbuffers.compat import import_numpy
-
 np = import_numpy()
 
-
-class Sentry:
-    __slots__ = ["_tab"]
+class Sentry(object):
+    __slots__ = ['_tab']
 
     @classmethod
     def GetRootAs(cls, buf, offset=0):
@@ -22,13 +20,12 @@ class Sentry:
     def GetRootAsSentry(cls, buf, offset=0):
         """This method is deprecated. Please switch to GetRootAs."""
         return cls.GetRootAs(buf, offset)
-
     @classmethod
     def SentryBufferHasIdentifier(cls, buf, offset, size_prefixed=False):
         return flatbuffers.util.BufferHasIdentifier(buf, offset, b"\x44\x53\x53\x31", size_prefixed=size_prefixed)
 
     # Sentry
-    def Init(self, buf, pos) -> None:
+    def Init(self, buf, pos):
         self._tab = flatbuffers.table.Table(buf, pos)
 
     # Sentry
@@ -100,104 +97,44 @@ class Sentry:
         if o != 0:
             x = o + self._tab.Pos
             from detr_sentry.ipc._generated.TraceContext import TraceContext
-
             obj = TraceContext()
             obj.Init(self._tab.Bytes, x)
             return obj
         return None
 
-
-def SentryStart(builder) -> None:
-    builder.StartObject(10)
-
-
+def SentryStart(builder): builder.StartObject(10)
 def Start(builder):
     return SentryStart(builder)
-
-
-def SentryAddCameraId(builder, cameraId) -> None:
-    builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(cameraId), 0)
-
-
+def SentryAddCameraId(builder, cameraId): builder.PrependUOffsetTRelativeSlot(0, flatbuffers.number_types.UOffsetTFlags.py_type(cameraId), 0)
 def AddCameraId(builder, cameraId):
     return SentryAddCameraId(builder, cameraId)
-
-
-def SentryAddEventId(builder, eventId) -> None:
-    builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(eventId), 0)
-
-
+def SentryAddEventId(builder, eventId): builder.PrependUOffsetTRelativeSlot(1, flatbuffers.number_types.UOffsetTFlags.py_type(eventId), 0)
 def AddEventId(builder, eventId):
     return SentryAddEventId(builder, eventId)
-
-
-def SentryAddTimestampNs(builder, timestampNs) -> None:
-    builder.PrependUint64Slot(2, timestampNs, 0)
-
-
+def SentryAddTimestampNs(builder, timestampNs): builder.PrependUint64Slot(2, timestampNs, 0)
 def AddTimestampNs(builder, timestampNs):
     return SentryAddTimestampNs(builder, timestampNs)
-
-
-def SentryAddSinceNs(builder, sinceNs) -> None:
-    builder.PrependUint64Slot(3, sinceNs, 0)
-
-
+def SentryAddSinceNs(builder, sinceNs): builder.PrependUint64Slot(3, sinceNs, 0)
 def AddSinceNs(builder, sinceNs):
     return SentryAddSinceNs(builder, sinceNs)
-
-
-def SentryAddCaptureFps(builder, captureFps) -> None:
-    builder.PrependFloat64Slot(4, captureFps, 0.0)
-
-
+def SentryAddCaptureFps(builder, captureFps): builder.PrependFloat64Slot(4, captureFps, 0.0)
 def AddCaptureFps(builder, captureFps):
     return SentryAddCaptureFps(builder, captureFps)
-
-
-def SentryAddCount(builder, count) -> None:
-    builder.PrependUint32Slot(5, count, 0)
-
-
+def SentryAddCount(builder, count): builder.PrependUint32Slot(5, count, 0)
 def AddCount(builder, count):
     return SentryAddCount(builder, count)
-
-
-def SentryAddState(builder, state) -> None:
-    builder.PrependUint8Slot(6, state, 0)
-
-
+def SentryAddState(builder, state): builder.PrependUint8Slot(6, state, 0)
 def AddState(builder, state):
     return SentryAddState(builder, state)
-
-
-def SentryAddMode(builder, mode) -> None:
-    builder.PrependUint8Slot(7, mode, 0)
-
-
+def SentryAddMode(builder, mode): builder.PrependUint8Slot(7, mode, 0)
 def AddMode(builder, mode):
     return SentryAddMode(builder, mode)
-
-
-def SentryAddBlind(builder, blind) -> None:
-    builder.PrependBoolSlot(8, blind, 0)
-
-
+def SentryAddBlind(builder, blind): builder.PrependBoolSlot(8, blind, 0)
 def AddBlind(builder, blind):
     return SentryAddBlind(builder, blind)
-
-
-def SentryAddTrace(builder, trace) -> None:
-    builder.PrependStructSlot(9, flatbuffers.number_types.UOffsetTFlags.py_type(trace), 0)
-
-
+def SentryAddTrace(builder, trace): builder.PrependStructSlot(9, flatbuffers.number_types.UOffsetTFlags.py_type(trace), 0)
 def AddTrace(builder, trace):
     return SentryAddTrace(builder, trace)
-
-
-def SentryEnd(builder):
-    return builder.EndObject()
-
-
+def SentryEnd(builder): return builder.EndObject()
 def End(builder):
     return SentryEnd(builder)

@@ -2,8 +2,7 @@
 
 # namespace: detr_sentry
 
-
-class State:
+class State(object):
     STANDBY = 0
     VALIDATING = 1
     ALARMED = 2

@@ -4,31 +4,21 @@
 
 import flatbuffers
 from flatbuffers.compat import import_numpy
-
 np = import_numpy()
 
-
-class TraceContext:
-    __slots__ = ["_tab"]
+class TraceContext(object):
+    __slots__ = ['_tab']
 
     @classmethod
-    def SizeOf(cls) -> int:
+    def SizeOf(cls):
         return 25
 
     # TraceContext
-    def Init(self, buf, pos) -> None:
+    def Init(self, buf, pos):
         self._tab = flatbuffers.table.Table(buf, pos)
 
     # TraceContext
-    def TraceId(self):
-        return [
-            self._tab.Get(
-                flatbuffers.number_types.Uint8Flags,
-                self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(0 + i * 1),
-            )
-            for i in range(16)
-        ]
-
+    def TraceId(self): return [self._tab.Get(flatbuffers.number_types.Uint8Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(0 + i * 1)) for i in range(16)]
     # TraceContext
     def TraceIdLength(self):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(0))
@@ -42,15 +32,7 @@ class TraceContext:
         return o == 0
 
     # TraceContext
-    def SpanId(self):
-        return [
-            self._tab.Get(
-                flatbuffers.number_types.Uint8Flags,
-                self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(16 + i * 1),
-            )
-            for i in range(8)
-        ]
-
+    def SpanId(self): return [self._tab.Get(flatbuffers.number_types.Uint8Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(16 + i * 1)) for i in range(8)]
     # TraceContext
     def SpanIdLength(self):
         o = flatbuffers.number_types.UOffsetTFlags.py_type(self._tab.Offset(16))
@@ -64,17 +46,13 @@ class TraceContext:
         return o == 0
 
     # TraceContext
-    def TraceFlags(self):
-        return self._tab.Get(
-            flatbuffers.number_types.Uint8Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(24)
-        )
-
+    def TraceFlags(self): return self._tab.Get(flatbuffers.number_types.Uint8Flags, self._tab.Pos + flatbuffers.number_types.UOffsetTFlags.py_type(24))
 
 def CreateTraceContext(builder, traceId, spanId, traceFlags):
     builder.Prep(1, 25)
     builder.PrependUint8(traceFlags)
-    for _idx0 in range(8, 0, -1):
-        builder.PrependUint8(spanId[_idx0 - 1])
-    for _idx0 in range(16, 0, -1):
-        builder.PrependUint8(traceId[_idx0 - 1])
+    for _idx0 in range(8 , 0, -1):
+        builder.PrependUint8(spanId[_idx0-1])
+    for _idx0 in range(16 , 0, -1):
+        builder.PrependUint8(traceId[_idx0-1])
     return builder.Offset()
