@@ -1,0 +1,38 @@
+/** What states and problems are called, wherever people read them. */
+
+export const STATE_LABELS = {
+  standby: "Standby",
+  validating: "Checking",
+  alarmed: "Alarmed",
+  off: "Off",
+  blind: "Blind",
+  unknown: "Unknown",
+};
+
+const PROBLEMS = {
+  connecting: "The engine is connecting to the camera.",
+  stalled: "The camera is connected but sends no pictures.",
+  gone: "The camera is not there. Is it plugged in and switched on?",
+  refused: "The camera refuses the connection. Is another program using it?",
+  unauthorized: "The camera refuses the user name or password.",
+  wrong_format: "The camera sends pictures in a form that was not agreed.",
+};
+
+/** A sentence for a camera's problem code; an unknown code is shown as it is. Null without a problem. */
+export function problemText(code) {
+  if (!code) return null;
+  return PROBLEMS[code] ?? `The camera reports: ${String(code).replaceAll("_", " ")}.`;
+}
+
+/** "no people", "1 person", "2 people". */
+export function peopleText(count) {
+  if (!count) return "no people";
+  return count === 1 ? "1 person" : `${count} people`;
+}
+
+/** The word that describes a camera: its state, unless it is closed or cannot see. */
+export function shownState({ state, mode, blind } = {}) {
+  if (state === "off" || mode === "off") return "off";
+  if (blind) return "blind";
+  return state in STATE_LABELS ? state : "unknown";
+}
