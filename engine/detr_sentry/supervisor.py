@@ -118,7 +118,7 @@ class Supervisor:
         self._layout = Layout(settings.shm_root, settings.instance)
         self._stopping = False
         self._file_stamp = self._stamp()
-        self.services = [Service("controller"), Service("gateway"), Service("inference")]
+        self.services = [Service(kind) for kind in ("controller", "gateway", "inference")]
         self.services += [Service("capture", camera) for camera in settings.cameras]
         self._announced = False
         self._open_page = open_page
@@ -235,8 +235,8 @@ class Supervisor:
 
     def _announce(self) -> None:
         """Say once where the page is, as soon as it answers."""
-        gateway = next(service for service in self.services if service.kind == "gateway")
-        if self._announced or gateway.state is not State.RUNNING:
+        running = any(service.kind == "gateway" and service.state is State.RUNNING for service in self.services)
+        if self._announced or not running:
             return
         beat = read_heartbeat(self._layout.heartbeat("gateway"))
         url = beat.status.get("url") if beat else None
