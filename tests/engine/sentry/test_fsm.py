@@ -528,3 +528,37 @@ def test_event_ids_are_ulids_of_their_time() -> None:
 
     assert (26, True) == (len(earlier), earlier < later)
     assert len(new_event_id(-5)) == 26
+
+
+def test_a_validation_that_gave_up_leaves_nothing_to_the_next() -> None:
+    camera = Camera()
+    camera.frames(2, PERSON)
+    camera.frame(after=2.0)
+
+    assert State.STANDBY == camera.state()
+
+    camera.frame(PERSON)
+
+    assert State.VALIDATING == camera.state()
+
+
+def test_a_slow_model_is_given_a_whole_window() -> None:
+    camera = Camera()
+    camera.frame(PERSON)
+    camera.frame(PERSON, after=1.5)
+    camera.frame(after=1.5)
+
+    assert State.VALIDATING == camera.state()
+
+    camera.frame(PERSON, after=1.5)
+
+    assert State.ALARMED == camera.state()
+
+
+def test_an_undecided_validation_is_given_its_time() -> None:
+    camera = Camera()
+    for _ in range(4):
+        camera.frame(PERSON)
+        camera.frames(2)
+
+    assert State.VALIDATING == camera.state()
