@@ -1,0 +1,114 @@
+/** Pictures and boxes: what the page shows is what the engine sees. */
+
+import assert from "node:assert/strict";
+import { after, before, test } from "node:test";
+import { CAMERA, cameraState, figures, meanRate, openBrowser, openPage, setMode, shot, until } from "./harness.mjs";
+
+let browser;
+let page;
+
+before(async () => {
+  await setMode("auto");
+  browser = await openBrowser();
+  page = browser.page;
+  await openPage(page);
+});
+after(async () => {
+  await setMode("auto");
+  await browser?.close();
+});
+
+/** Luminance of the picture as shown, at a quarter of its size. */
+const sample = () =>
+  page.evaluate(() => {
+    const { picture } = document.getElementById("viewer");
+    const small = new OffscreenCanvas(picture.width / 4, picture.height / 4);
+    const context = small.getContext("2d");
+    context.drawImage(picture, 0, 0, small.width, small.height);
+    const { data } = context.getImageData(0, 0, small.width, small.height);
+    const gray = [];
+    for (let at = 0; at < data.length; at += 4) gray.push((data[at] * 3 + data[at + 1] * 6 + data[at + 2]) / 10);
+    return { width: small.width, height: small.height, gray };
+  });
+
+/** Mean absolute difference of two samples inside and outside of boxes `{x1, y1, x2, y2}` in sample pixels. */
+function difference(one, other, boxes) {
+  const sums = { inside: [0, 0], outside: [0, 0] };
+  for (let at = 0; at < one.gray.length; at += 1) {
+    const x = at % one.width;
+    const y = Math.floor(at / one.width);
+    const inside = boxes.some((box) => x >= box.x1 && x < box.x2 && y >= box.y1 && y < box.y2);
+    const sum = sums[inside ? "inside" : "outside"];
+    sum[0] += Math.abs(one.gray[at] - other.gray[at]);
+    sum[1] += 1;
+  }
+  return { inside: sums.inside[0] / sums.inside[1], outside: sums.outside[0] / sums.outside[1] };
+}
+
+test("frames come at the economical rate in standby and at the camera's rate when forced", async () => {
+  await setMode("standby");
+  await until(async () => (await figures(page)).fps < 6, "the economical rate");
+  const economical = await meanRate(page, 4);
+
+  await setMode("alarmed");
+  await until(async () => (await figures(page)).fps > 9, "the full rate");
+  const full = await meanRate(page, 4);
+  const { ageMs } = await figures(page);
+
+  assert.ok(economical > 1.5 && economical < 4.5, `economical rate ${economical}`);
+  assert.ok(full > 3 * economical, `full rate ${full} against ${economical}`);
+  assert.ok(ageMs > 0 && ageMs < 1000, `picture age ${ageMs} ms`);
+});
+
+test("the boxes lie on the figure, and go with it", async () => {
+  await setMode("auto");
+  const state = () => cameraState(CAMERA);
+  await until(async () => (await state()).state === "standby" && (await state()).count === 0, "an empty scene", 120_000);
+  await until(() => page.evaluate(() => document.getElementById("viewer").boxes.length === 0), "no boxes");
+  const empty = await sample();
+  await shot(page, "standby-empty");
+
+  await until(async () => (await state()).state === "alarmed", "an alarm", 120_000);
+  const seen = await until(
+    () =>
+      page.evaluate(() => {
+        const viewer = document.getElementById("viewer");
+        const { picture, boxes } = viewer;
+        if (!boxes.length) return null;
+        const whole = viewer.source;
+        return boxes.map((box) => ({
+          label: box.label,
+          x1: (box.x1 * picture.width) / whole.width / 4,
+          x2: (box.x2 * picture.width) / whole.width / 4,
+          y1: (box.y1 * picture.height) / whole.height / 4,
+          y2: (box.y2 * picture.height) / whole.height / 4,
+        }));
+      }),
+    "boxes",
+  );
+  const filled = await sample();
+  await page.waitForTimeout(1500);
+  await shot(page, "alarmed");
+  const { inside, outside } = difference(empty, filled, seen);
+
+  assert.ok(seen.some(({ label }) => label === "person"), JSON.stringify(seen));
+  assert.ok(inside > 4 * outside + 2, `difference to the empty scene: ${inside} inside the boxes, ${outside} outside`);
+  assert.match(await page.locator("#viewer canvas.picture").getAttribute("aria-label"), /Front door: Alarmed · 1 person/);
+  assert.equal(await page.locator("#state").textContent(), "Alarmed");
+
+  await until(async () => (await state()).state === "standby", "standby again", 120_000);
+  await until(() => page.evaluate(() => document.getElementById("viewer").boxes.length === 0), "no boxes", 5000);
+  await until(() => page.evaluate(() => document.querySelectorAll("#alarm-list .alarm").length > 0), "the alarm in the list");
+
+  await page.locator("#alarm-list .alarm").first().click();
+  const picture = page.locator("#event img");
+  await until(() => picture.evaluate((image) => image.complete && image.naturalWidth > 0), "the alarm's picture");
+  await shot(page, "alarm-large");
+  await page.keyboard.press("Escape");
+
+  assert.equal(await page.locator("#event").isVisible(), false);
+});
+
+test("the page obeys its content security policy", () => {
+  assert.deepEqual([], browser.errors);
+});
