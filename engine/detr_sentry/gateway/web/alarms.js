@@ -9,8 +9,10 @@ import { peopleText } from "./viewer-text.js";
 const pictureOf = (event) => eventPictureUrl(event.id, event.end ? "end" : "now");
 
 function thumbnail(event) {
+  const missing = h("span", { class: "missing" }, "No picture stored");
+  if (event.snapshot === false) return missing;
   const image = h("img", { alt: "", loading: "lazy", decoding: "async", width: 320, height: 180 });
-  image.addEventListener("error", () => image.replaceWith(h("span", { class: "missing" }, "No picture stored")));
+  image.addEventListener("error", () => image.replaceWith(missing));
   image.src = pictureOf(event);
   return image;
 }
@@ -75,8 +77,8 @@ export class Alarms {
     const score = typeof event.confidence === "number" ? `, best score ${Math.round(event.confidence * 100)} %` : "";
     const length = event.end ? `lasted ${lengthText(event)}` : "still there";
     const [previous, next] = this.#dialog.querySelectorAll("[data-step]");
-    this.#missing(false);
-    this.image.src = pictureOf(event);
+    this.#missing(event.snapshot === false);
+    if (event.snapshot !== false) this.image.src = pictureOf(event);
     this.image.alt = `Best picture of the alarm: ${name}, ${peopleText(event.count || 1)}`;
     this.#dialog.querySelector("h2").textContent = `${name}, ${timeText(event.start, { seconds: true })}`;
     this.#dialog.querySelector(".facts").textContent = `${peopleText(event.count || 1)}, ${length}${score}`;

@@ -36,7 +36,7 @@ export class ModeSwitch {
     form.addEventListener("keydown", (event) => this.#key(event));
     form.addEventListener("pointerdown", () => (this.#walking = false));
     form.addEventListener("change", (event) => this.#changed(event.target.name));
-    form.addEventListener("focusout", () => this.#timer && this.#send());
+    form.addEventListener("focusout", (event) => this.#timer && !form.contains(event.relatedTarget) && this.#send());
     form.addEventListener("submit", (event) => event.preventDefault());
   }
 

@@ -8,8 +8,8 @@ import { figureText, timeText } from "./text.js";
 import "./viewer.js";
 import { peopleText, problemText, shownState, STATE_LABELS } from "./viewer-text.js";
 
-/** Figures such as rates and ages are not pushed; they are asked for while someone looks. */
-const FIGURES_EVERY_MS = 5000;
+/** Behind a proxy that lets no WebSocket through, the state is asked for while someone looks. */
+const ASK_EVERY_MS = 5000;
 /** An alarm's event is written with its picture; both are there a moment after the state changed. */
 const EVENTS_AFTER_MS = 700;
 const EVENTS_SHOWN = 12;
@@ -42,7 +42,8 @@ const live = new Live({
   onSnapshot: (message) => replaceAll(message.cameras),
   onChange: (message) => {
     if (message.camera) changed(message.camera);
-    else soonEvents();
+    if (message.event) soonEvents();
+    if (message.info) describeEngine(message.info);
   },
   onLink: linked,
   check: () => refresh(),
@@ -208,8 +209,8 @@ async function start() {
 }
 
 setInterval(() => {
-  if (started && !document.hidden) refresh();
-}, FIGURES_EVERY_MS);
+  if (started && !document.hidden && $("link").dataset.up === "false") refresh();
+}, ASK_EVERY_MS);
 addEventListener("hashchange", () => {
   const wanted = decodeURIComponent(location.hash.slice(1));
   if (cameras.has(wanted)) select(wanted);

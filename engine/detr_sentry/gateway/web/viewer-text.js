@@ -9,6 +9,7 @@ export const STATE_LABELS = {
   unknown: "Unknown",
 };
 
+/** By problem code without the service's prefix: capture, controller and gateway name the same troubles. */
 const PROBLEMS = {
   connecting: "The engine is connecting to the camera.",
   stalled: "The camera is connected but sends no pictures.",
@@ -16,12 +17,21 @@ const PROBLEMS = {
   refused: "The camera refuses the connection. Is another program using it?",
   unauthorized: "The camera refuses the user name or password.",
   wrong_format: "The camera sends pictures in a form that was not agreed.",
+  blind: "The detector gives no answer about this camera.",
+  capture_dead: "The program that reads this camera is starting again.",
+  capture_down: "The program that reads this camera is starting again.",
+  inference_dead: "The detector is starting again.",
+  inference_down: "The detector is starting again.",
+  controller_down: "The controller is starting again; the state is not known.",
+  disk_full: "The disk is full: alarms are not stored.",
+  disk_readonly: "The disk is read-only: alarms are not stored.",
+  disk_error: "The disk reports errors: alarms may not be stored.",
 };
 
 /** A sentence for a camera's problem code; an unknown code is shown as it is. Null without a problem. */
 export function problemText(code) {
   if (!code) return null;
-  return PROBLEMS[code] ?? `The camera reports: ${String(code).replaceAll("_", " ")}.`;
+  return PROBLEMS[code] ?? PROBLEMS[code.replace(/^camera_/, "")] ?? `The engine reports: ${code.replaceAll("_", " ")}.`;
 }
 
 /** "no people", "1 person", "2 people". */

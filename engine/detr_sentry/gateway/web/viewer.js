@@ -18,7 +18,7 @@ import { peopleText, problemText, shownState, STATE_LABELS } from "./viewer-text
 
 /** Older boxes say nothing about the picture beneath them. */
 const BOX_LIFE_MS = 1000;
-/** Standby sends at least a picture each 2 s; after this silence people should know. */
+/** After this silence, or three pictures of a slower camera, people should know. */
 const STALE_MS = 3000;
 /** Pictures that were on their way when the camera was closed are not shown. */
 const LATE_MS = 2000;
@@ -189,6 +189,12 @@ export class SentryViewer extends HTMLElement {
     return ageMs < BOX_LIFE_MS ? frame.header.detections : [];
   }
 
+  /** Size of the source picture, in which boxes are given: `{width, height}`, or null without a picture. */
+  get source() {
+    const header = this.#frame?.header;
+    return header ? { width: header.width, height: header.height } : null;
+  }
+
   #merged() {
     return { ...this.#frame?.header, ...this.#status };
   }
@@ -291,7 +297,8 @@ export class SentryViewer extends HTMLElement {
     }
     const now = performance.now();
     const quietMs = now - this.#pictureMs;
-    if (this.#frame && quietMs < STALE_MS) return null;
+    const fps = this.#frame?.header.fps;
+    if (this.#frame && quietMs < Math.max(STALE_MS, fps > 0 ? 3000 / fps : 0)) return null;
     if (now - this.#heardMs < STALE_MS) return ["link", "link", "Connecting", "Waiting for a picture."];
     const seconds = Math.floor(quietMs / 1000);
     const hint = problemText(problem) ?? "The camera or the connection is silent.";
@@ -314,9 +321,9 @@ export class SentryViewer extends HTMLElement {
     this.age.hidden = ageMs === null;
     if (ageMs !== null) this.#text(this.ageValue, `${Math.round(ageMs)} ms`);
 
-    const blindNote = state === "blind" && !obstacle;
-    this.note.hidden = !blindNote;
-    if (blindNote) this.#text(this.note, `Blind: ${problemText(status.problem) ?? "the detector gives no answer."}`);
+    const note = obstacle ? null : (problemText(status.problem) ?? (state === "blind" ? problemText("blind") : null));
+    this.note.hidden = !note;
+    if (note) this.#text(this.note, note);
     const description = `${this.label}: ${STATE_LABELS[state]}${people}${obstacle ? `. ${obstacle[2].replace(/ for \d+ s/, "")}` : ""}`;
     if (this.picture.getAttribute("aria-label") !== description) this.picture.setAttribute("aria-label", description);
     if (changed) this.dispatchEvent(new CustomEvent("sentry-state", { detail: { state, count: status.count ?? 0 } }));
