@@ -10,7 +10,7 @@ from detr_sentry.errors import BackendError, ModelRefusedError
 from detr_sentry.inference.backends import open_backend
 from detr_sentry.inference.preprocess import Preprocessor
 from detr_sentry.ipc.messages import CAPACITY, DETECTION_DTYPE, Detections
-from detr_sentry.models.catalog import resolve_model
+from detr_sentry.models.resolve import resolve_model
 from detr_sentry.sentry.rules import zone_mask
 
 if TYPE_CHECKING:
