@@ -184,11 +184,16 @@ def _model(settings: Settings) -> Iterator[Finding]:
     from detr_sentry.models.resolve import resolve_model
 
     try:
-        contract = resolve_model(settings.model)
+        model = resolve_model(settings.model, settings.state_dir)
     except SentryError as error:
         yield Finding("model", Verdict.FAIL, str(error), "detr-sentry models list; or use model.name: embedded")
         return
-    yield Finding("model", Verdict.OK, f"{contract.name}, {contract.width}x{contract.height}, {contract.path}")
+    seen = f"{model.name}, {model.width}x{model.height}, {model.path}"
+    if model.embedded:
+        mend = "name a larger one with model.name where the processor allows: detr-sentry models list"
+        yield Finding("model", Verdict.OK, f"{seen} (the embedded detector)", mend)
+    else:
+        yield Finding("model", Verdict.OK, seen)
 
 
 def _cameras(settings: Settings) -> Iterator[Finding]:
@@ -200,11 +205,11 @@ def _cameras(settings: Settings) -> Iterator[Finding]:
         )
     devices = list_devices()
     for device in devices:
-        if os.access(device.path, os.R_OK | os.W_OK):
-            yield Finding("camera device", Verdict.OK, f"{device.path}: {device.card} ({device.identity})")
+        seen = f"{device.path}: {device.card}, use it as {device.source}"
+        if device.problem is None:
+            yield Finding("camera device", Verdict.OK, seen)
         else:
-            mend = "add this user to the group video: sudo usermod -aG video $USER, then log in again"
-            yield Finding("camera device", Verdict.WARN, f"{device.path}: {device.card}: no permission", mend)
+            yield Finding("camera device", Verdict.WARN, f"{device.path}: {device.card}", device.problem)
     if not devices:
         yield Finding("camera device", Verdict.OK, "no V4L2 camera is plugged in (streams and files need none)")
 
