@@ -91,18 +91,18 @@ def _controlled(feed: CameraFeed, beats: Beats, control: Mapping[str, Any] | Non
 
 
 def _problem(camera: str, feed: CameraFeed, beats: Beats, control: Mapping[str, Any] | None) -> str | None:
-    """The most telling reason why this camera does not work; None if it does, or if it is off on purpose."""
+    """Why this camera does not work, in the controller's codes; None if it does, or if it is off on purpose."""
+    if control is not None and "problem" in control:
+        problem = control["problem"]
+        return str(problem) if problem else None
     if not _controlled(feed, beats, control):
-        return "controller_down"
+        return "controller_dead"
     if feed.off:
         return None
     if not beats.up(f"capture.{camera}"):
-        return "capture_down"
-    said = beats.status(f"capture.{camera}").get("problem")
-    if said:
-        return str(said)
+        return "capture_dead"
     if not beats.up("inference"):
-        return "inference_down"
+        return "inference_dead"
     return "blind" if feed.sentry is not None and feed.sentry.blind else None
 
 

@@ -17,7 +17,7 @@ from detr_sentry.ipc.ring import RingReader
 
 from .detections import Detections
 from .packets import encode_packet
-from .pictures import FrameInfo, Picture, full_jpeg, small_jpeg
+from .pictures import FrameInfo, Picture, full_jpeg, small_jpeg, small_size
 from .rendition import Rendition
 
 if TYPE_CHECKING:
@@ -86,13 +86,16 @@ class CameraFeed:
         self._history_bytes = 0
         self._history_users = 0
         shared: dict[str, Any] = {
-            "describe": self._packet,
+            "describe": self._message,
             "refresh": self.poll_frames,
             "pool": pool,
             "counters": counters,
         }
-        self.full = Rendition(convert=full_jpeg, free=lambda info: info.pixel_format is PixelFormat.MJPEG, **shared)
+        self.full = Rendition(
+            width=None, convert=full_jpeg, free=lambda info: info.pixel_format is PixelFormat.MJPEG, **shared
+        )
         self.small = Rendition(
+            width=RENDITION_WIDTH,
             convert=lambda picture: small_jpeg(picture, RENDITION_WIDTH),
             free=lambda info: info.pixel_format is PixelFormat.MJPEG and info.width <= RENDITION_WIDTH,
             **shared,
@@ -167,7 +170,7 @@ class CameraFeed:
 
     def status_packet(self) -> bytes:
         """A stream message without a picture, for when there is none to send."""
-        return self._message(None, b"")
+        return self._message(None, None, b"")
 
     @contextmanager
     def keep_history(self) -> Iterator[Mapping[tuple[int, int], Picture]]:
@@ -287,11 +290,9 @@ class CameraFeed:
             self._counters.corrupt_messages += 1
             log.debug("camera %s: %s message skipped: %s", self.camera, what, error)
 
-    def _packet(self, info: FrameInfo, jpeg: bytes) -> bytes:
-        return self._message(info, jpeg)
-
-    def _message(self, info: FrameInfo | None, jpeg: bytes) -> bytes:
+    def _message(self, info: FrameInfo | None, jpeg_width: int | None, jpeg: bytes) -> bytes:
         now = self._clock_ns()
+        shown = small_size(info, jpeg_width) if info else (None, None)
         header: dict[str, Any] = {
             "camera": self.camera,
             "frame_number": info.frame_number if info else None,
@@ -299,6 +300,8 @@ class CameraFeed:
             "timestamp_ns": info.timestamp_ns if info else None,
             "width": info.width if info else None,
             "height": info.height if info else None,
+            "jpeg_width": shown[0],
+            "jpeg_height": shown[1],
             "frame_age_ms": round((now - info.captured_monotonic_ns) / 1e6, 1) if info else None,
             "fps": self.fps,
             **self._status(),

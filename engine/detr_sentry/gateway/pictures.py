@@ -9,6 +9,7 @@ import numpy as np
 
 from detr_sentry.errors import BadFrameError
 from detr_sentry.ipc.messages import PixelFormat
+from detr_sentry.jpeg import insert_dht
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 QUALITY = 80
 # JPEG decoders scale by eighths, but only powers of two were measured to be faster than a full decode.
 _DECODE_SCALES = (8, 4, 2)
+_DHT, _SOS = 0xC4, 0xDA
 _BOX_RGB = (255, 82, 82)
 
 
@@ -97,13 +99,16 @@ def to_rgb(picture: Picture, min_width: int = 0) -> np.ndarray[Any, np.dtype[np.
 
 
 def full_jpeg(picture: Picture) -> bytes:
-    """The picture at its own size. A camera's JPEG is returned as it is, raw pixels are encoded."""
+    """The picture at its own size. A camera's JPEG is returned as it is (with Huffman tables if it left them out).
+
+    Raises BadFrameError.
+    """
     import simplejpeg
 
     info = picture.info
     match info.pixel_format:
         case PixelFormat.MJPEG:
-            return picture.data
+            return picture.data if _has_huffman_tables(picture.data) else insert_dht(picture.data)
         case PixelFormat.GRAY8:
             gray = _raw(picture.data, info.height, info.width, 1)
             return bytes(simplejpeg.encode_jpeg(gray, quality=QUALITY, colorspace="GRAY", colorsubsampling="GRAY"))
@@ -118,12 +123,17 @@ def small_jpeg(picture: Picture, width: int) -> bytes:
     """The picture `width` pixels wide with its aspect kept; never enlarged."""
     import cv2
 
-    info = picture.info
-    if info.width <= width:
+    if picture.info.width <= width:
         return full_jpeg(picture)
-    height = max(1, round(info.height * width / info.width))
     rgb = to_rgb(picture, min_width=width)
-    return _encode(cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA))
+    return _encode(cv2.resize(rgb, small_size(picture.info, width), interpolation=cv2.INTER_AREA))
+
+
+def small_size(info: FrameInfo, width: int | None) -> tuple[int, int]:
+    """(width, height) of a frame that is shown `width` wide; None or a greater width leave it as it is."""
+    if width is None or info.width <= width:
+        return info.width, info.height
+    return width, max(1, round(info.height * width / info.width))
 
 
 def boxed_jpeg(picture: Picture, detections: Sequence[Detection]) -> bytes:
@@ -146,6 +156,17 @@ def boxed_jpeg(picture: Picture, detections: Sequence[Detection]) -> bytes:
         cv2.rectangle(rgb, (left, base - text_height - 4), (left + text_width + 6, base + 5), _BOX_RGB, cv2.FILLED)
         cv2.putText(rgb, text, (left + 3, base), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
     return _encode(rgb)
+
+
+def _has_huffman_tables(jpeg: bytes) -> bool:
+    """Whether tables come before the first scan. Looks at the segments' headers only: one walk per frame must be cheap."""
+    at = 2
+    while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
+        marker = jpeg[at + 1]
+        if marker in {_DHT, _SOS}:
+            return marker == _DHT
+        at += 1 if marker == 0xFF else 2 + int.from_bytes(jpeg[at + 2 : at + 4], "big")
+    return False
 
 
 def _decode(data: bytes, width: int, height: int, min_width: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -45,20 +45,23 @@ class Rendition:
     """The newest JPEG of one form and the stream packet built of it.
 
     `convert` turns a picture into a JPEG and runs in `pool`; `free(info)` says that it costs nothing and is done on the
-    spot. `describe(info, jpeg)` builds the packet, once for all viewers. `refresh` has the newest frame offered:
-    it is called when a viewer begins to wait and when the encoder has room again.
+    spot. `describe(info, width, jpeg)` builds the packet, once for all viewers; `width` is the form's, None for the
+    source's. `refresh` has the newest frame offered: it is called when a viewer begins to wait and when the encoder has
+    room again.
     """
 
     def __init__(
         self,
         *,
+        width: int | None,
         convert: Callable[[Picture], bytes],
         free: Callable[[FrameInfo], bool],
-        describe: Callable[[FrameInfo, bytes], bytes],
+        describe: Callable[[FrameInfo, int | None, bytes], bytes],
         refresh: Callable[[], None],
         pool: Executor,
         counters: Counters,
     ) -> None:
+        self._width = width
         self._convert = convert
         self._free = free
         self._describe = describe
@@ -90,7 +93,10 @@ class Rendition:
         """Take a picture that `wants` asked for."""
         self._offered = picture.info.key
         if self._free(picture.info):
-            self._publish(picture.info, self._convert(picture))
+            try:
+                self._publish(picture.info, self._convert(picture))
+            except BadFrameError as error:
+                self._drop(picture, error)
         else:
             self._task = asyncio.get_running_loop().create_task(self._encode(picture))
 
@@ -127,8 +133,7 @@ class Rendition:
         try:
             jpeg = await asyncio.get_running_loop().run_in_executor(self._pool, self._convert, picture)
         except BadFrameError as error:
-            self._counters.bad_frames += 1
-            log.debug("frame %d was not encoded: %s", picture.info.frame_number, error)
+            self._drop(picture, error)
         else:
             self._counters.encoded += 1
             if self._offered == picture.info.key:
@@ -137,6 +142,10 @@ class Rendition:
             self._task = None
         self._refresh()
 
+    def _drop(self, picture: Picture, error: BadFrameError) -> None:
+        self._counters.bad_frames += 1
+        log.debug("frame %d was not shown: %s", picture.info.frame_number, error)
+
     def _publish(self, info: FrameInfo, jpeg: bytes) -> None:
-        self.info, self.jpeg, self.packet = info, jpeg, self._describe(info, jpeg)
+        self.info, self.jpeg, self.packet = info, jpeg, self._describe(info, self._width, jpeg)
         self.wake()
