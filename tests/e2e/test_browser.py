@@ -6,6 +6,7 @@ in `build/screenshots`.
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shutil
@@ -20,6 +21,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+
+from detr_sentry.gateway.app import build_app, make_runner
+from detr_sentry.gateway.auth import Authenticator, load_token
+from detr_sentry.gateway.gateway import Gateway
+from detr_sentry.gateway.policy import ListenerPolicy
+from detr_sentry.gateway.service import listen
+from detr_sentry.settings import build_settings
+from detr_sentry.supervisor import clean
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -121,20 +130,18 @@ def node() -> str:
     return found
 
 
-@pytest.mark.parametrize("name", ["access", "live", "modes", "clients"])
-def test_page(name: str, engine: Engine, node: str, screenshots: Path) -> None:
-    environment = {
-        **os.environ,
-        "SENTRY_URL": engine.url,
-        "SENTRY_GATEWAY_BEAT": str(engine.gateway_beat),
-        "SENTRY_SCREENSHOTS": str(screenshots),
-        "SENTRY_CHROMIUM": CHROMIUM,
-    }
-
+def run_page_tests(node: str, name: str, url: str, screenshots: Path, **environment: str) -> None:
+    """Run `browser/<name>.test.mjs` against the page at `url`; its report is the failure."""
     finished = subprocess.run(
         [node, "--test", f"{name}.test.mjs"],
         cwd=BROWSER_TESTS,
-        env=environment,
+        env={
+            **os.environ,
+            "SENTRY_URL": url,
+            "SENTRY_SCREENSHOTS": str(screenshots),
+            "SENTRY_CHROMIUM": CHROMIUM,
+            **environment,
+        },
         capture_output=True,
         text=True,
         timeout=550,
@@ -143,3 +150,33 @@ def test_page(name: str, engine: Engine, node: str, screenshots: Path) -> None:
 
     print(finished.stdout)
     assert finished.returncode == 0, finished.stdout[-8000:] + finished.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", ["access", "live", "modes", "clients"])
+def test_page(name: str, engine: Engine, node: str, screenshots: Path) -> None:
+    run_page_tests(node, name, engine.url, screenshots, SENTRY_GATEWAY_BEAT=str(engine.gateway_beat))
+
+
+async def test_token_and_first_camera(node: str, screenshots: Path, tmp_path: Path) -> None:
+    file = tmp_path / "sentry.yaml"
+    file.write_text("name: Porch  # kept by hand\n")
+    settings = build_settings(
+        {"instance": f"token_{os.getpid()}", "state_dir": str(tmp_path / "state")}, origins={}, file=file
+    )
+    token, _new = load_token(settings.state_dir)
+    policy = ListenerPolicy(host="127.0.0.1", port=0, token_required=True)
+    gateway = Gateway(settings)
+    runner = make_runner(build_app(gateway, policy, Authenticator(token, time.monotonic)))
+    try:
+        await gateway.start()
+        url = await listen(runner, policy)
+
+        await asyncio.to_thread(
+            run_page_tests, node, "token", url, screenshots, SENTRY_TOKEN=token, SENTRY_SETTINGS=str(file)
+        )
+    finally:
+        await runner.cleanup()
+        await gateway.close()
+        clean(gateway.layout)
+
+    assert "name: Porch  # kept by hand" in file.read_text()

@@ -47,4 +47,5 @@ def main(node: str, fourcc: str, size: str, fps: float, cut_every: int) -> None:
         os.write(fd, frame[: len(frame) // 2] if cut_every and number % cut_every == 0 else frame)
 
 
-main(sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4]), int(sys.argv[5]))
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], sys.argv[3], float(sys.argv[4]), int(sys.argv[5]))

@@ -1,8 +1,9 @@
-"""Cameras that the guest's kernel makes: vivid (raw frames, faults on demand) and v4l2loopback (fed by a producer)."""
+"""Cameras of the guest's kernel: vivid (faults on demand), v4l2loopback and uvcvideo (each fed by a process)."""
 
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import subprocess
 import sys
@@ -104,3 +105,43 @@ class LoopbackCamera:
         self._producer.kill()
         self._producer.wait()
         unload("v4l2loopback")
+
+
+class UsbCamera:
+    """A USB camera that the kernel drives with uvcvideo; its other end is usb_camera.py, in a process of its own."""
+
+    def __init__(self, serial: str, ids: str = "1209:0001") -> None:
+        load("vhci-hcd")
+        load("uvcvideo")
+        command = [sys.executable, HERE / "usb_camera.py", serial, ids]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.state()  # started
+
+    def plug(self, port: int = 0) -> None:
+        """Plug in; the nodes appear later."""
+        self._tell(f"plug {port}")
+
+    def unplug(self) -> None:
+        self._tell("unplug")
+
+    def frames(self, kind: str) -> None:
+        """What the camera sends from the next frame on; see usb_camera.py."""
+        self._tell(f"frames {kind}")
+
+    def state(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self._tell("state"))
+        return answer
+
+    def stop(self) -> None:
+        """Unplug and end."""
+        self._process.communicate(timeout=30)
+
+    def _tell(self, line: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"{line}\n")
+        self._process.stdin.flush()
+        answer = self._process.stdout.readline()
+        if not answer:
+            raise RuntimeError(f"the USB camera ended with {self._process.wait()}")
+        return answer

@@ -21,7 +21,7 @@ from detr_sentry.errors import BadFrameError, SourceError
 from detr_sentry.settings import CameraSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from detr_sentry.capture.source import RawFrame, SourceInfo
@@ -277,13 +277,13 @@ SCENARIOS = (
 )
 
 
-def main() -> int:
-    node = plug_vivid()
+def report(scenarios: Sequence[Callable[[Any], dict[str, Any]]], camera: object) -> int:
+    """Run the scenarios and print their results; the number of those that raised."""
     failed = 0
-    for scenario in SCENARIOS:
+    for scenario in scenarios:
         start = time.monotonic()
         try:
-            result = scenario(node)
+            result = scenario(camera)
         except Exception:  # noqa: BLE001 - the next scenario may still tell something
             traceback.print_exc()
             failed += 1
@@ -294,4 +294,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(report(SCENARIOS, plug_vivid()))

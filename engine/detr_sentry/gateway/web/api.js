@@ -55,6 +55,9 @@ export function setMode(camera, mode, durationS) {
   return request(`cameras/${encodeURIComponent(camera)}/mode`, { method: "POST", body });
 }
 
+/** Store a camera in the engine's settings. */
+export const addCamera = (id, name, source) => request("settings", { method: "PATCH", body: { cameras: { [id]: { name, source } } } });
+
 export const eventPictureUrl = (event, version) =>
   new URL(`api/v1/events/${encodeURIComponent(event)}/snapshot.jpg?v=${encodeURIComponent(version)}`, document.baseURI).href;
 

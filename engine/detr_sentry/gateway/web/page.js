@@ -3,6 +3,7 @@
 import { getCameras, getEvents, getInfo, Live, openSession, snapshotUrl, streamUrl } from "./api.js";
 import { Alarms } from "./alarms.js";
 import { ModeSwitch } from "./modes.js";
+import { setUp } from "./setup.js";
 import { CameraTabs } from "./tabs.js";
 import { figureText, timeText } from "./text.js";
 import "./viewer.js";
@@ -10,6 +11,8 @@ import { peopleText, problemText, shownState, STATE_LABELS } from "./viewer-text
 
 /** Behind a proxy that lets no WebSocket through, the state is asked for while someone looks. */
 const ASK_EVERY_MS = 5000;
+/** A link that is back sooner leaves no gap worth showing. */
+const LOST_MS = 3000;
 /** An alarm's event is written with its picture; both are there a moment after the state changed. */
 const EVENTS_AFTER_MS = 700;
 const EVENTS_SHOWN = 12;
@@ -22,6 +25,7 @@ const cameras = new Map();
 let selected = null;
 let changes = 0;
 let eventsTimer = 0;
+let lostTimer = 0;
 let started = false;
 
 const viewer = $("viewer");
@@ -38,8 +42,12 @@ const modes = new ModeSwitch($("mode-form"), {
     if (camera) changed(camera);
   },
 });
+setUp($("setup"), { error: $("setup-error"), done: $("setup-done") });
 const live = new Live({
-  onSnapshot: (message) => replaceAll(message.cameras),
+  onSnapshot: (message) => {
+    describeEngine(message.info);
+    replaceAll(message.cameras);
+  },
   onChange: (message) => {
     if (message.camera) changed(message.camera);
     if (message.event) soonEvents();
@@ -61,11 +69,23 @@ function text(id, value) {
 function linked(up) {
   $("link").dataset.up = String(up);
   text("link-text", up ? "Live" : "Connecting again");
-  if (up) getInfo().then(describeEngine, () => {});
+  clearTimeout(lostTimer);
+  if (!up) lostTimer = setTimeout(forget, LOST_MS);
+}
+
+/** What was last heard is no longer true enough to be shown. */
+function forget() {
+  for (const camera of cameras.values()) Object.assign(camera, { state: null, blind: null, problem: null, count: null, since: null });
+  draw();
 }
 
 /** One camera as the engine now describes it. */
 function changed(camera) {
+  take(camera);
+  draw();
+}
+
+function take(camera) {
   const former = cameras.get(camera.id);
   changes += 1;
   cameras.set(camera.id, { ...former, ...camera });
@@ -75,12 +95,11 @@ function changed(camera) {
     say(`${now.name}: ${STATE_LABELS[state]}${state === "alarmed" ? `, ${peopleText(now.count)}` : ""}`);
   }
   if (former?.last_event_id !== now.last_event_id || (former && shownState(former) !== state)) soonEvents();
-  draw();
 }
 
 function replaceAll(list) {
   for (const id of cameras.keys()) if (!list.some((camera) => camera.id === id)) cameras.delete(id);
-  for (const camera of list) changed(camera);
+  for (const camera of list) take(camera);
   draw();
 }
 
@@ -92,6 +111,7 @@ function select(id) {
 
 function draw() {
   const list = [...cameras.values()];
+  if (list.length > 0) text("setup-done", "");
   $("empty").hidden = list.length > 0;
   $("board").hidden = list.length === 0;
   $("starting").hidden = true;
@@ -119,7 +139,7 @@ function describe(camera) {
   text("camera-name", camera.name);
   text("state", STATE_LABELS[state]);
   text("since", camera.since ? `since ${timeText(camera.since)}` : "");
-  $("count").hidden = state === "off" || state === "blind";
+  $("count").hidden = camera.count === null || state === "off" || state === "blind";
   text("count", camera.count ? peopleText(camera.count) : "Nobody there");
   const problem = state === "off" ? null : problemText(camera.problem);
   $("problem").hidden = !problem;
@@ -204,6 +224,7 @@ async function start() {
   if (started) return;
   started = true;
   if (!(await refresh())) return;
+  getInfo().then(describeEngine, () => {});
   live.start();
   showEvents();
 }

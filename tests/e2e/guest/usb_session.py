@@ -1,0 +1,137 @@
+"""Runs in the guest: the V4L2 source on uvcvideo, plugged and unplugged. One line `RESULT name {json}` a scenario."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from kernel_cameras import UsbCamera, node_of, wait_for
+from source_session import about, failure, next_frame, opened, report, source_at, watch
+
+from detr_sentry.capture.v4l2 import list_devices
+from detr_sentry.settings import ExposureSettings
+
+WISH = {"width": 640, "height": 480, "fps": 30.0}
+REPLUGS = 20
+
+
+def plug(camera: UsbCamera, port: int = 0) -> Path:
+    """Plug in and wait for the picture's node (the other one carries metadata)."""
+    before = set(Path("/dev").glob("video*"))
+    camera.plug(port)
+    return Path(wait_for(lambda: min(set(Path("/dev").glob("video*")) - before, default=None), 30, "the camera's node"))
+
+
+def listing(camera: UsbCamera) -> dict[str, Any]:
+    """What is offered, and a path such as udev makes."""
+    node = plug(camera)
+    link = Path("/dev/v4l/by-id/usb-Test_Camera_A1B2C3-video-index0")
+    link.parent.mkdir(parents=True)
+    link.symlink_to(f"../../{node.name}")
+    source = source_at(str(link), **WISH)
+    result = {
+        "nodes": len(list(Path("/dev").glob("video*"))),
+        "devices": [
+            [device.card, device.driver, device.source, [*map(str, device.offers)]] for device in list_devices()
+        ],
+        "by_id": opened(source).identity,
+    }
+    source.close()
+    return result
+
+
+def exposure(camera: UsbCamera) -> dict[str, Any]:
+    """What the camera's exposure is after it was opened with each setting."""
+    wishes = {
+        "camera": ExposureSettings(mode="camera"),
+        "limited": ExposureSettings(mode="limited", limit_ms=33.0),
+        "long": ExposureSettings(mode="limited", limit_ms=100.0),
+    }
+    result = {}
+    for name, wish in wishes.items():
+        source = source_at("usb=1209:0001", exposure=wish, **WISH)
+        opened(source)
+        source.close()
+        result[name] = {key: value for key, value in camera.state().items() if key.startswith("exposure")}
+    return result
+
+
+def frames(camera: UsbCamera) -> dict[str, Any]:
+    source = source_at("usb=1209:0001:A1B2C3", width=640, height=480, fps=10.0)
+    result = about(opened(source)) | watch(source, 20)
+    state = camera.state()
+    result["negotiated"] = [state["format"], state["size"], state["interval_100ns"]]
+    camera.frames("marked")
+    result["marked"] = failure(lambda: [next_frame(source) for _ in range(20)])
+    camera.frames("whole")
+    time.sleep(0.5)
+    source.discard()
+    result["whole_again"] = watch(source, 5)["distinct"]
+    source.close()
+    return result
+
+
+def replugs(camera: UsbCamera) -> dict[str, Any]:
+    """Pulled while streaming, again and again, and put back at another port each time."""
+    source = source_at("/dev/video0", **WISH)
+    identity = opened(source).identity
+    descriptors = len(os.listdir("/proc/self/fd"))
+    identities, errors, noticed, back = set(), set(), [], []
+    for port, _ in zip(itertools.cycle((1, 2, 0)), range(REPLUGS), strict=False):
+        watch(source, 3)
+        start = time.monotonic()
+        camera.unplug()
+        errors.add(failure(lambda: [next_frame(source) for _ in range(200)])["text"])
+        noticed.append(time.monotonic() - start)
+        source.close()
+        errors.add(failure(lambda: opened(source))["text"])
+        node = plug(camera, port)
+        start = time.monotonic()
+        identities.add(opened(source).identity)
+        next_frame(source)
+        back.append(time.monotonic() - start)
+    leaked = len(os.listdir("/proc/self/fd")) - descriptors
+    source.close()
+    return {
+        "identity": identity,
+        "identities": sorted(identities),
+        "errors": sorted(errors),
+        "noticed_s": round(max(noticed), 2),
+        "back_s": round(max(back), 2),
+        "leaked": leaked,
+        "last_node": str(node),
+    }
+
+
+def twins(camera: UsbCamera) -> dict[str, Any]:
+    """A second camera of the same make takes the first one's place, at its port and under its number."""
+    source = source_at("/dev/video0", **WISH)
+    opened(source)
+    source.close()
+    camera.unplug()
+    wait_for(lambda: node_of("Test Camera") is None, 10, "the node to go")
+    other = UsbCamera("D4E5F6")
+    node = plug(other)
+    instead = failure(lambda: opened(source))
+    second = plug(camera, 1)
+    both = failure(lambda: opened(source_at("usb=1209:0001")))
+    result = {
+        "node": str(node),
+        "instead": instead,
+        "both": both,
+        "found": opened(source).identity,
+        "found_at": str(second),
+        "distinct": watch(source, 3)["distinct"],
+    }
+    source.close()
+    other.stop()
+    return result
+
+
+if __name__ == "__main__":
+    cameras = UsbCamera("A1B2C3")
+    sys.exit(report((listing, exposure, frames, replugs, twins), cameras))
