@@ -143,6 +143,28 @@ class Sentry:
             self._heard_ns = now_ns
         return self._answer(before, events)
 
+    def resume(self, event_id: str, *, since_ns: int) -> None:
+        """Take over an alarm that another sentry of this camera had raised at `since_ns` (Unix); not while off.
+
+        Its hold starts anew with the first message, as after blindness.
+        """
+        if self._state is State.OFF:
+            return
+        self._enter(State.ALARMED, since_ns)
+        self._episode = Event(
+            event_id=event_id,
+            type=EventType.HUMAN_DETECTED,
+            state=State.ALARMED,
+            previous_state=State.VALIDATING,
+            timestamp_ns=since_ns,
+            start_ns=since_ns,
+        )
+
+    def recall(self, *, last_seen_ns: int) -> None:
+        """Remember when a person was last seen (Unix), where this sentry has seen nobody yet."""
+        if self._last_seen_ns is None:
+            self._last_seen_ns = last_seen_ns
+
     def tick(self, *, now_ns: int) -> Step:
         """Notice blindness. Call it at least every few hundred milliseconds."""
         before = self.status

@@ -1,0 +1,90 @@
+"""The picture of an alarm: a copy of a frame taken from its ring, and its JPEG."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import simplejpeg
+
+from detr_sentry.errors import BadFrameError
+from detr_sentry.ipc.messages import FrameView, PixelFormat
+
+if TYPE_CHECKING:
+    from detr_sentry.ipc.ring import RingReader
+    from detr_sentry.sentry.events import Best
+
+QUALITY = 85
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picture:
+    """A frame taken for an event. `exact`: it is the very frame in which the box was found, else the newest then."""
+
+    data: bytes
+    pixel_format: PixelFormat
+    width: int
+    height: int
+    timestamp_ns: int
+    exact: bool
+
+
+def take_picture(frames: RingReader, best: Best) -> Picture | None:
+    """A copy of the newest frame, which is that of the detection unless the camera was faster than the model.
+
+    None where there is no frame, or only one of another capture or size, on which the box would mean nothing.
+    Raises CorruptMessageError.
+    """
+    lease = frames.acquire()
+    if lease is None:
+        return None
+    with lease:
+        view = FrameView(lease)
+        if view.capture_epoch != best.capture_epoch or (view.width, view.height) != (best.width, best.height):
+            return None
+        return Picture(
+            data=bytes(view.data),
+            pixel_format=view.pixel_format,
+            width=view.width,
+            height=view.height,
+            timestamp_ns=view.timestamp_ns,
+            exact=view.frame_number == best.frame_number,
+        )
+
+
+def encode_picture(picture: Picture) -> bytes:
+    """The picture as JPEG: the camera's own bytes where it sends JPEG. Raises BadFrameError. Takes milliseconds."""
+    try:
+        return _encode(picture)
+    except (ValueError, RuntimeError) as error:
+        raise BadFrameError(
+            "unencodable", f"{picture.width} x {picture.height} {picture.pixel_format.name}: {error}"
+        ) from error
+
+
+def _encode(picture: Picture) -> bytes:
+    width, height = picture.width, picture.height
+    pixels = np.frombuffer(picture.data, np.uint8)
+    match picture.pixel_format:
+        case PixelFormat.MJPEG:
+            return picture.data
+        case PixelFormat.I420:
+            half = ((height + 1) // 2, (width + 1) // 2)
+            luma, chroma = width * height, half[0] * half[1]
+            planes = (
+                pixels[:luma].reshape(height, width),
+                pixels[luma : luma + chroma].reshape(half),
+                pixels[luma + chroma :].reshape(half),
+            )
+            return bytes(simplejpeg.encode_jpeg_yuv_planes(*planes, quality=QUALITY))
+        case PixelFormat.YUYV:
+            rows = pixels.reshape(height, width * 2)
+            planes = (rows[:, 0::2], rows[:, 1::4], rows[:, 3::4])
+            return bytes(simplejpeg.encode_jpeg_yuv_planes(*map(np.ascontiguousarray, planes), quality=QUALITY))
+        case PixelFormat.RGB24:
+            image = pixels.reshape(height, width, 3)
+            return bytes(simplejpeg.encode_jpeg(image, quality=QUALITY, colorspace="RGB", colorsubsampling="420"))
+        case PixelFormat.GRAY8:
+            image = pixels.reshape(height, width, 1)
+            return bytes(simplejpeg.encode_jpeg(image, quality=QUALITY, colorspace="GRAY", colorsubsampling="Gray"))
