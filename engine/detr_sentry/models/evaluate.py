@@ -102,7 +102,7 @@ def evaluate(
         data = (images / record["file_name"]).read_bytes()
         try:
             rows = _detect(detector, data, record, resize)
-        except BadFrameError as error:
+        except (BadFrameError, ValueError) as error:
             raise ModelError(f"{images / record['file_name']}: {error}") from error
         found += _as_coco(rows, record["id"], categories)
     everything = _ap(truth, found, sorted(set(categories.values())))

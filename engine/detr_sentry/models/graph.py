@@ -63,6 +63,9 @@ def check_model(model: onnx.ModelProto, what: str) -> None:
         raise ModelRefusedError(f"{what}: holds training graphs; export it for inference")
     for opset in model.opset_import:
         _check_domain(opset.domain, what)
+        if opset.version > onnx.defs.onnx_opset_version():
+            newest = onnx.defs.onnx_opset_version()
+            raise ModelRefusedError(f"{what}: opset {opset.version}; this build knows opsets up to {newest}")
     for node in walk_nodes(model.graph, what):
         _check_domain(node.domain, f"{what}: operator {node.op_type} {node.name!r}")
     for tensor in _walk_tensors(model.graph, what):
