@@ -4,7 +4,8 @@
 
     <stream>/writer           locked (LOCK_EX) by the one writer for its life; holds its pid as text
     <stream>/current          symbolic link to the epoch in use, replaced by rename
-    <stream>/<epoch>/head     one page: magic, layout version, epoch, slots, slot bytes; byte 64: publish word `sequence << 8 | slot`
+    <stream>/<epoch>/head     one page: magic, layout version, epoch, slots, slot bytes;
+                              at byte 64 the publish word `sequence << 8 | slot`, 0 while nothing is published
     <stream>/<epoch>/<slot>   64 bytes of header (the slot's own sequence, 0 while it is written), then the payload
 
 All words are native u64. Files never change their size; new sizes are a new epoch.

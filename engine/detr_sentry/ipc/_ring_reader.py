@@ -9,6 +9,7 @@ import struct
 from contextlib import suppress
 from sys import getrefcount
 from threading import get_ident
+from time import monotonic
 from typing import TYPE_CHECKING, Self
 
 from detr_sentry.errors import CorruptMessageError, LeaseError
@@ -26,7 +27,7 @@ _WORD = struct.Struct("=Q").unpack_from
 _PUBLISH_OFFSET = fmt.PUBLISH_WORD * 8
 
 
-def _map(fd: int, size: int, what: str) -> mmap.mmap:
+def _map(fd: int, size: int, what: Path) -> mmap.mmap:
     found = os.fstat(fd).st_size
     if found < size:
         raise CorruptMessageError(f"{what}: {found} bytes, expected {size}")
@@ -41,7 +42,7 @@ class _Slot:
     def __init__(self, path: Path, size: int) -> None:
         self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            self.map = _map(self.fd, size, str(path))
+            self.map = _map(self.fd, size, path)
         except BaseException:
             os.close(self.fd)
             raise
@@ -58,26 +59,34 @@ class _Slot:
             self.map.close()
 
 
+def _geometry(head: mmap.mmap, expected_epoch: int, path: Path) -> tuple[int, int]:
+    """Slots and slot bytes of a head that can be believed."""
+    magic, version, epoch, slots, slot_bytes = fmt.HEAD.unpack_from(head)
+    if magic != fmt.MAGIC:
+        raise CorruptMessageError(f"{path}: not the head of a ring")
+    if version != fmt.VERSION:
+        raise CorruptMessageError(f"{path}: layout version {version}, expected {fmt.VERSION}")
+    if epoch != expected_epoch or not 2 <= slots <= fmt.MAX_SLOTS or not 0 < slot_bytes <= fmt.MAX_SLOT_BYTES:
+        raise CorruptMessageError(f"{path}: epoch {epoch}, {slots} slots of {slot_bytes} bytes")
+    return slots, slot_bytes
+
+
 class _Attachment:
     """One epoch as a reader sees it: a checked head, and slots opened at their first lease."""
 
     __slots__ = ("directory", "end", "epoch", "file_bytes", "head", "head_fd", "name", "slots")
 
     def __init__(self, directory: Path, name: str) -> None:
+        if fmt.EPOCH_NAME.fullmatch(name) is None:
+            raise CorruptMessageError(f"{directory}: current names {name!r}, which is not an epoch")
         self.name = name
         self.epoch = int(name)
         self.directory = directory / name
         path = self.directory / "head"
         self.head_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         try:
-            self.head = _map(self.head_fd, fmt.HEAD_BYTES, str(path))
-            magic, version, epoch, slots, slot_bytes = fmt.HEAD.unpack_from(self.head)
-            if magic != fmt.MAGIC:
-                raise CorruptMessageError(f"{path}: not the head of a ring")
-            if version != fmt.VERSION:
-                raise CorruptMessageError(f"{path}: layout version {version}, expected {fmt.VERSION}")
-            if epoch != self.epoch or not 2 <= slots <= fmt.MAX_SLOTS or not 0 < slot_bytes <= fmt.MAX_SLOT_BYTES:
-                raise CorruptMessageError(f"{path}: epoch {epoch}, {slots} slots of {slot_bytes} bytes")
+            self.head = _map(self.head_fd, fmt.HEAD_BYTES, path)
+            slots, slot_bytes = _geometry(self.head, self.epoch, path)
         except BaseException:
             os.close(self.head_fd)
             raise
@@ -85,9 +94,13 @@ class _Attachment:
         self.file_bytes = fmt.slot_file_bytes(slot_bytes)
         self.slots: list[_Slot | None] = [None] * slots
 
+    def intact(self) -> bool:
+        """Whether the head still has its size; reading beyond it would be SIGBUS."""
+        return os.lseek(self.head_fd, 0, os.SEEK_END) >= fmt.HEAD_BYTES
+
     def word(self) -> int:
         """The publish word; 0 where nothing is published or the head was truncated."""
-        if os.lseek(self.head_fd, 0, os.SEEK_END) < fmt.HEAD_BYTES:
+        if not self.intact():
             return 0
         word: int = _WORD(self.head, _PUBLISH_OFFSET)[0]
         return word
@@ -147,8 +160,8 @@ class Lease:
         """Gives the slot back and kills `view` and its parts; a second call does nothing.
 
         Raises:
-            LeaseError: an array or view over the slot is still alive. The slot then stays locked until that dies, so its bytes
-                stay true, and the reader goes on with the other slots; but it is a defect of the caller: copy what must last.
+            LeaseError: an array or view over the slot is still alive: a defect of the caller, who must copy what is to
+                last. The slot stays locked until that array dies, so its bytes stay true, and the reader goes on.
         """
         slot = self._slot
         if slot is None:
@@ -167,9 +180,7 @@ class Lease:
             self._reader.ended(self)
             return
         self._reader.ended(self, lost=slot)
-        raise LeaseError(
-            f"slot {self.key} was released while an array or view over it is still in use: copy it instead"
-        )
+        raise LeaseError(f"slot {self.key} was released while an array or view over it is in use: copy it instead")
 
     def void(self) -> None:
         """Kills the lease without unlocking: the reader or the process it belonged to is gone."""
@@ -193,10 +204,12 @@ class Lease:
 
 
 class RingReader:
-    """A reader of a stream that need not exist yet: attaches by itself, and again whenever the writer starts a new epoch.
+    """A reader of a stream that need not exist yet: attaches by itself, and again whenever the writer starts an epoch.
 
-    A reader holds at most one lease and belongs to the thread that takes its first one. In a forked child it is
-    detached and attaches anew. `problem` says why it is not attached, for people.
+    Readers and writers restart in any order: a reader looks at `current` where nothing is published (a new writer
+    unpublishes what is left of the old one), on every mismatch, and where nothing new came for 250 ms. It holds at most
+    one lease and belongs to the thread that uses it first. In a forked child it is detached and attaches anew.
+    `problem` says why it is not attached, for people.
     """
 
     def __init__(self, directory: Path) -> None:
@@ -207,6 +220,8 @@ class RingReader:
         self._lease: Lease | None = None
         self._thread = 0
         self._seen = 0
+        self._leased = 0
+        self._look_at = 0.0
         fmt.close_in_forked_child(self)
 
     @property
@@ -221,62 +236,46 @@ class RingReader:
 
     def latest(self) -> tuple[int, int] | None:
         """`(epoch, sequence)` of the newest slot without leasing it; None where there is none."""
+        if self._thread != get_ident():
+            self._bind()
         attachment = self._attachment
-        if attachment is not None:
-            word = attachment.word()
-            if word not in (0, self._seen):
-                self._seen = word
-                return (attachment.epoch, word >> fmt.SLOT_BITS)
-            if self._lease is not None or not self._stale(attachment):
-                return (attachment.epoch, word >> fmt.SLOT_BITS) if word else None
-        attachment = self._attach()
-        if attachment is None:
-            return None
-        self._seen = word = attachment.word()
-        return (attachment.epoch, word >> fmt.SLOT_BITS) if word else None
+        word = 0 if attachment is None else attachment.word()
+        if self._lease is None and (not word or (word == self._seen and monotonic() >= self._look_at)):
+            attachment = self._look()
+            word = 0 if attachment is None else attachment.word()
+        self._seen = word
+        return (attachment.epoch, word >> fmt.SLOT_BITS) if attachment is not None and word else None
 
     def acquire(self, *, newer_than: tuple[int, int] | None = None) -> Lease | None:
-        """A lease of the newest slot, or None where there is none, or none other than up to `newer_than` of its epoch.
+        """A lease of the newest slot, or None where there is none, or none newer than the key `newer_than`.
+
+        A slot of another epoch than that of `newer_than` is newer. None also comes where the reader lost every race
+        for the head's slot; the next bell brings a newer one.
 
         Raises:
             LeaseError: the last lease is not released, or another thread calls.
         """
         if self._lease is not None:
-            raise LeaseError(
-                f"{self._directory}: a reader holds one lease at a time; release slot {self._lease.key} first"
-            )
+            raise LeaseError(f"{self._directory}: one lease at a time; release slot {self._lease.key} first")
         if self._thread != get_ident():
             self._bind()
         for _ in range(_ATTEMPTS):
             attachment = self._attachment
-            if attachment is None:
-                attachment = self._attach()
-                if attachment is None:
+            word = 0 if attachment is None else attachment.word()
+            if not word or (word == self._leased and monotonic() >= self._look_at):
+                attachment = self._look()
+                word = 0 if attachment is None else attachment.word()
+            if attachment is None or not word:
+                return None
+            if newer_than is not None and attachment.epoch == newer_than[0] and word >> fmt.SLOT_BITS <= newer_than[1]:
+                if monotonic() < self._look_at or self._look() is attachment:
                     return None
-            word = attachment.word()
-            sequence = word >> fmt.SLOT_BITS
-            if not word or (newer_than is not None and newer_than[0] == attachment.epoch and sequence <= newer_than[1]):
-                if not self._stale(attachment):
-                    return None
-                continue
-            slot = attachment.slot(word & fmt.SLOT_MASK)
-            if slot is None:
-                self._detach()
-                continue
-            try:
-                fcntl.flock(slot.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                continue
-            if _WORD(slot.map)[0] == sequence:
-                view = memoryview(slot.map)[fmt.SLOT_HEADER_BYTES : attachment.end]
-                self._lease = lease = Lease(self, slot, view, attachment.epoch, sequence)
-                return lease
-            fcntl.flock(slot.fd, fcntl.LOCK_UN)
-            self._stale(attachment)
+            elif self._take(attachment, word):
+                return self._lease
         return None
 
     def ended(self, lease: Lease, *, lost: _Slot | None = None) -> None:
-        """Called by the lease: it is over; a `lost` slot stays locked by a buffer that outlives it and is opened anew."""
+        """For the lease: it is over. A `lost` slot stays locked by a buffer that outlives it, and is opened anew."""
         if self._lease is lease:
             self._lease = None
         attachment = self._attachment
@@ -289,9 +288,8 @@ class RingReader:
         lease, self._lease = self._lease, None
         if lease is not None:
             lease.void()
-        self._detach()
+        self._detach("closed")
         self._thread = 0
-        self.problem = "closed"
 
     def forget(self) -> None:
         """In a forked child: lets go of the parent's descriptors without touching the parent's lease."""
@@ -302,34 +300,48 @@ class RingReader:
             raise LeaseError(f"{self._directory}: this reader belongs to another thread")
         self._thread = get_ident()
 
-    def _stale(self, attachment: _Attachment) -> bool:
-        """Detaches and says True where `current` names another epoch, or none."""
-        try:
-            name = os.readlink(self._current)
-        except OSError:
-            name = ""
-        if name == attachment.name and os.lseek(attachment.head_fd, 0, os.SEEK_END) >= fmt.HEAD_BYTES:
+    def _take(self, attachment: _Attachment, word: int) -> bool:
+        """Leases the slot that the head named by `word`, if it still holds that sequence."""
+        slot = attachment.slot(word & fmt.SLOT_MASK)
+        if slot is None:
+            self._detach(f"{attachment.directory}: slot {word & fmt.SLOT_MASK} is missing or truncated")
             return False
-        self._detach()
+        try:
+            fcntl.flock(slot.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        sequence = word >> fmt.SLOT_BITS
+        if _WORD(slot.map)[0] != sequence:
+            fcntl.flock(slot.fd, fcntl.LOCK_UN)
+            self._look()
+            return False
+        view = memoryview(slot.map)[fmt.SLOT_HEADER_BYTES : attachment.end]
+        self._lease = Lease(self, slot, view, attachment.epoch, sequence)
+        self._leased = word
         return True
 
-    def _attach(self) -> _Attachment | None:
+    def _look(self) -> _Attachment | None:
+        """The attachment to the epoch that `current` names now: the same one, a new one, or None."""
+        self._look_at = monotonic() + fmt.RECHECK_S
+        attachment = self._attachment
         try:
             name = os.readlink(self._current)
-            if fmt.EPOCH_NAME.fullmatch(name) is None:
-                raise CorruptMessageError(f"{self._current}: names {name!r}, which is not an epoch")  # noqa: TRY301 -- one exit
+            if attachment is not None:
+                if name == attachment.name and attachment.intact():
+                    return attachment
+                self._detach(f"{self._directory}: epoch {attachment.name} has ended")
             self._attachment = _Attachment(self._directory, name)
         except FileNotFoundError:
-            self.problem = f"{self._directory}: nobody has written this stream yet"
+            self._detach(f"{self._directory}: nobody writes this stream")
         except (OSError, CorruptMessageError) as error:
-            self.problem = str(error)
+            self._detach(str(error))
         else:
             self.problem = None
         return self._attachment
 
-    def _detach(self) -> None:
+    def _detach(self, problem: str) -> None:
         attachment, self._attachment = self._attachment, None
-        self._seen = 0
+        self._seen = self._leased = 0
+        self.problem = problem
         if attachment is not None:
-            self.problem = f"{self._directory}: detached from epoch {attachment.name}"
             attachment.close()

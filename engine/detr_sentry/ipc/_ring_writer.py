@@ -66,14 +66,12 @@ class _Epoch:
             self.directory.mkdir(mode=0o700)
             self.head_fd = os.open(self.directory / "head", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
             os.posix_fallocate(self.head_fd, 0, fmt.HEAD_BYTES)
+            head = mmap.mmap(self.head_fd, fmt.HEAD_BYTES)
             for index in range(slots):
                 self.slots.append(_Slot(self.directory / str(index), slot_bytes))
         except OSError as error:
             self.close(unlink=True)
-            if error.errno in (errno.ENOSPC, errno.EDQUOT):
-                raise _shm_full(stream, slots * self.file_bytes + fmt.HEAD_BYTES) from error
-            raise IpcError(f"{stream}: cannot make the ring: {error}") from error
-        head = mmap.mmap(self.head_fd, fmt.HEAD_BYTES)
+            raise _explain(error, stream, slots * self.file_bytes + fmt.HEAD_BYTES) from error
         fmt.HEAD.pack_into(head, 0, fmt.MAGIC, fmt.VERSION, number, slots, slot_bytes)
         self.head = memoryview(head).cast("Q")
         if prepare is not None:
@@ -104,9 +102,9 @@ class _Epoch:
 class RingWriter:
     """The one writer of a stream: fills slots that no reader leases and publishes them.
 
-    `prepare` is called with the payload of every slot before it can be seen, to write what never changes. A frame's life is
-    `begin` -> fill the view -> `publish` (or `abort`). `sequence` is that of the last published slot, from 1 in every
-    epoch; `dropped` counts frames for which no slot was free.
+    `prepare` is called with the payload of every slot before it can be seen, to write what never changes. The life of
+    a slot is `begin` -> fill the view -> `publish` (or `abort`). `sequence` is that of the last published slot,
+    from 1 in every epoch; `dropped` counts what found no free slot. A writer belongs to one thread.
 
     A writer that is killed leaves its slot with sequence 0, which no reader accepts; its successor starts a new epoch.
     The directory is looked after: where its files are truncated or removed, the writer starts a new epoch.
@@ -199,7 +197,7 @@ class RingWriter:
             fcntl.flock(self._end().fd, fcntl.LOCK_UN)
 
     def resize(self, slot_bytes: int) -> None:
-        """Starts a new epoch with payloads of `slot_bytes`; the old one is unlinked and readers move over by themselves."""
+        """Starts a new epoch with payloads of `slot_bytes`; the old one is unlinked and readers move over."""
         self.abort()
         self._start(slot_bytes)
 
@@ -282,9 +280,13 @@ class RingWriter:
         number = max(time.time_ns() // 1000, self._previous + 1)
         new = _Epoch(self._directory, number, slots=self._slots, slot_bytes=slot_bytes, prepare=self._prepare)
         fresh = self._directory / "current.new"
-        fresh.unlink(missing_ok=True)
-        fresh.symlink_to(str(number))
-        fresh.rename(self._directory / "current")
+        try:
+            fresh.unlink(missing_ok=True)
+            fresh.symlink_to(str(number))
+            fresh.rename(self._directory / "current")
+        except OSError as error:
+            new.close(unlink=True)
+            raise _explain(error, self._directory, self._slots * new.file_bytes) from error
         old, self._epoch = self._epoch, new
         self._previous = number
         self.slot_bytes = slot_bytes
@@ -307,11 +309,12 @@ class RingWriter:
         self._start(self.slot_bytes)
 
     def _remove_strangers(self) -> int:
-        """Removes epochs of dead writers; returns the highest number found, 0 for none."""
+        """Unpublishes and removes epochs of dead writers; returns the highest number found, 0 for none."""
         highest = 0
         for path in self._directory.iterdir():
             if fmt.EPOCH_NAME.fullmatch(path.name) and (self._epoch is None or path != self._epoch.directory):
                 highest = max(highest, int(path.name))
+                _unpublish(path / "head")
                 shutil.rmtree(path, ignore_errors=True)
         return highest
 
@@ -338,6 +341,17 @@ def _lock(directory: Path) -> int:
         os.close(fd)  # the previous writer unlinked it between our open and our lock
 
 
+def _unpublish(path: Path) -> None:
+    """Tells the readers of a dead writer's epoch at once that it has ended."""
+    with suppress(OSError):
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
+        try:
+            if os.fstat(fd).st_size >= fmt.HEAD_BYTES:
+                memoryview(mmap.mmap(fd, fmt.HEAD_BYTES)).cast("Q")[fmt.PUBLISH_WORD] = 0
+        finally:
+            os.close(fd)
+
+
 def _same_file(path: Path, fd: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(fd))
@@ -352,7 +366,10 @@ def _link(directory: Path) -> str | None:
         return None
 
 
-def _shm_full(stream: Path, needed: int) -> ShmFullError:
+def _explain(error: OSError, stream: Path, needed: int) -> IpcError:
+    """What a failure to make a ring means to people."""
+    if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+        return IpcError(f"{stream}: cannot make the ring: {error}")
     usage = os.statvfs(stream)
     free = usage.f_bavail * usage.f_frsize
     return ShmFullError(

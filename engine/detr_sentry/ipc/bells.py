@@ -1,7 +1,7 @@
 """Bells wake a waiting process: POSIX message queues that carry no data.
 
-One queue per consumer, opened by whoever comes first and never unlinked by a service. Nothing blocks: a full queue already rings. Every wait has
-a time-out, so a lost bell costs time and never a frame.
+One queue per consumer, opened by whoever comes first and never unlinked by a service. Nothing blocks: a full queue
+already rings. Every wait has a time-out, so a lost bell costs time and never a frame.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from detr_sentry.errors import IpcError, QueueLimitError
 
 MESSAGES = 8
 MESSAGE_BYTES = 8
-"""Small on purpose: the kernel counts queues in bytes per user (`ulimit -q`), and 8 x 8 bytes fit 254 times in its default."""
+"""Small on purpose: the kernel counts bytes per user (`ulimit -q`); its default holds 250 queues of 8 x 8 bytes."""
 
 _NAME = re.compile(r"/[A-Za-z0-9_.]{1,254}")
 
@@ -26,10 +26,11 @@ _CHECK_S = 0.25
 
 
 class Bell:
-    """One consumer's queue: producers `ring`, the consumer waits and `drain`s. Safe across processes, made for one thread each.
+    """One consumer's queue: producers `ring`, the consumer waits and `drain`s. An object belongs to one thread.
 
-    A queue that was unlinked under a running service (by `doctor --clean`, say) is noticed within 250 ms by both sides and made
-    anew. The descriptor changes then: an event loop calls `refresh` on its time-outs and registers `fileno` again where that says True.
+    A queue that was unlinked under a running service (by `doctor --clean`, say) is made anew: producers look every
+    250 ms, the consumer on every time-out. Its descriptor changes then, so an event loop calls `refresh` on its own
+    time-outs and registers `fileno` again where that says True.
 
     Raises:
         QueueLimitError: the kernel allows no more queues.
@@ -48,13 +49,13 @@ class Bell:
         if time.monotonic() >= self._check_at:
             self.refresh()
         try:
-            self._open().send(b"!")
+            self._handle().send(b"!")
         except posix_ipc.BusyError:
             return
 
     def drain(self) -> int:
         """Empties the queue; returns how often it was rung."""
-        queue = self._open()
+        queue = self._handle()
         for count in range(MESSAGES):
             try:
                 queue.receive()
@@ -65,7 +66,7 @@ class Bell:
     def wait(self, timeout_s: float) -> bool:
         """True as soon as the bell rings (and drains it), False after `timeout_s`."""
         poll = select.poll()
-        poll.register(self._open().mqd, select.POLLIN)
+        poll.register(self._handle().mqd, select.POLLIN)
         if poll.poll(max(0.0, timeout_s) * 1000.0):
             return self.drain() > 0
         self.refresh()
@@ -74,7 +75,7 @@ class Bell:
     def refresh(self) -> bool:
         """Makes the queue anew where it was unlinked; True where it did, so that `fileno` has changed."""
         self._check_at = time.monotonic() + _CHECK_S
-        queue = self._open()
+        queue = self._handle()
         if os.fstat(queue.mqd).st_nlink:
             return False
         self._queue = _open(self.name)
@@ -83,7 +84,7 @@ class Bell:
 
     def fileno(self) -> int:
         """The descriptor for `select` and event loops: readable while the bell rings."""
-        return int(self._open().mqd)
+        return int(self._handle().mqd)
 
     def close(self) -> None:
         """Closes this end; the queue stays."""
@@ -100,7 +101,7 @@ class Bell:
             return False
         return True
 
-    def _open(self) -> posix_ipc.MessageQueue:
+    def _handle(self) -> posix_ipc.MessageQueue:
         if self._queue is None:
             raise IpcError(f"bell {self.name} is closed")
         return self._queue
@@ -113,17 +114,13 @@ def _open(name: str) -> posix_ipc.MessageQueue:
         )
     except posix_ipc.PermissionsError as error:
         raise IpcError(
-            f"bell {name} belongs to another user: remove it as that user (detr-sentry doctor --clean)"
+            f"bell {name} belongs to another user, who can remove it (detr-sentry doctor --clean)"
         ) from error
-    except (
-        OSError,
-        ValueError,
-        MemoryError,
-    ) as error:  # posix_ipc keeps no errno: EMFILE, ENFILE, ENOSPC, EINVAL, ENOMEM
+    except (OSError, ValueError, MemoryError) as error:  # the library keeps no errno to tell the limits apart
         raise QueueLimitError(
-            f"bell {name}: the kernel refused the message queue ({error}); it needs {MESSAGES} messages of {MESSAGE_BYTES} bytes: "
-            "raise the bytes per user (ulimit -q), the number of queues (sysctl fs.mqueue.queues_max), "
-            f"fs.mqueue.msg_max (at least {MESSAGES}) or open files (ulimit -n), or remove left-over queues (detr-sentry doctor --clean)"
+            f"bell {name}: the kernel refused a queue of {MESSAGES} x {MESSAGE_BYTES} bytes ({error}). Raise the bytes "
+            f"per user (ulimit -q), sysctl fs.mqueue.queues_max, fs.mqueue.msg_max (at least {MESSAGES}) or open files "
+            "(ulimit -n), or remove queues that were left over (detr-sentry doctor --clean)"
         ) from error
     queue.block = False
     return queue

@@ -1,7 +1,7 @@
 """Heartbeats: one small file per service, touched by the loop that does the work.
 
 The file is JSON, and its mtime is the wall time at which the next beat is due: a service hangs when now is later
-(`[ "$(date +%s)" -gt "$(stat -c %Y FILE)" ]`). Supervisor, container health check and Kubernetes liveness read the same file.
+(`[ "$(date +%s)" -gt "$(stat -c %Y FILE)" ]`). Supervisor, container health check and Kubernetes probe read the same.
 Programs on the same machine compare `deadline_monotonic_ns` instead, which no clock step can move.
 """
 
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _REWRITE_NS = 1_000_000_000
 """A status of mere counters is written this often at most: readers show it to people."""
+
+_COUNTERS = frozenset({int, float, dict, list})
 
 _MAX_BYTES = 1 << 20
 
@@ -53,7 +55,7 @@ _ALLOWANCE_S = {
 class Heartbeat:
     """Writes the heartbeat of a service. Call `beat` from the loop that does the work, as often as it turns.
 
-    The file is replaced as a whole (temporary file, rename) when the phase or a word of the status changes, else once a second.
+    The file is replaced as a whole (rename) when the phase or a word of the status changes, else once a second.
 
     Raises:
         IpcError: the file cannot be written.
@@ -61,7 +63,7 @@ class Heartbeat:
 
     def __init__(self, path: Path, service: str, camera: str | None = None) -> None:
         self._path = path
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}")
+        self._temporary = path.with_name(f".{path.name}.new")
         self._service = service
         self._camera = camera
         self._phase: Phase | None = None
@@ -79,11 +81,7 @@ class Heartbeat:
         a change of its numbers or of what lies deeper within a second.
         """
         now_ns = time.monotonic_ns()
-        words = (
-            ()
-            if status is None
-            else tuple(v for v in status.values() if not isinstance(v, (int, float, dict, list)) or isinstance(v, bool))
-        )
+        words = () if status is None else tuple(v for v in status.values() if type(v) not in _COUNTERS)
         if now_ns < self._rewrite_at_ns and phase is self._phase and words == self._words:
             return
         self._write(now_ns, phase, status)

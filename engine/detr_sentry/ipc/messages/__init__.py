@@ -1,7 +1,8 @@
 """The messages in the rings: FlatBuffers by schemas/*.fbs, written in place and read with every length bounded.
 
 A writer owns its ring; a view checks a message once, when it is made, and raises CorruptMessageError. Times are in
-nanoseconds; boxes are in pixels of the source frame; `trace` is a W3C trace context of 25 bytes (16 trace id, 8 span id, 1 flags).
+nanoseconds; boxes are in pixels of the source frame; `trace` is a W3C trace context of 25 bytes: trace id (16), span
+id (8), flags (1).
 """
 
 from __future__ import annotations

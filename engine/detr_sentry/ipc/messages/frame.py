@@ -80,7 +80,7 @@ class FrameWriter:
         self.ring = RingWriter(directory, slot_bytes=_DATA_OFFSET + capacity, slots=slots, prepare=TEMPLATE.prepare)
 
     def begin(self) -> memoryview | None:
-        """`capacity` writable bytes, 64-byte aligned, for the pixels; None where no slot is free (counted in `ring.dropped`)."""
+        """`capacity` writable bytes, 64-byte aligned; None where no slot is free (counted in `ring.dropped`)."""
         self._payload = payload = self.ring.begin()
         if payload is None:
             return None

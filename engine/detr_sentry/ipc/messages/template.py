@@ -1,9 +1,9 @@
 """FlatBuffers with a constant layout: built once by the official builder, then filled in place by one `struct` call.
 
-A message is `prefix | block | vector rows`. The *prefix* (root offset, identifier, vtable, offsets) is the same in every message of a
-type, because strings have a fixed room and the vector its capacity. The *block* is every scalar and string and
-the vector's count, so one `pack_into` writes a message and one `unpack_from` reads it. Any FlatBuffers reader reads the result;
-our own compares the prefix, which proves every offset at once, and bounds the lengths.
+A message is `prefix | block | rows`. The *prefix* (root offset, identifier, vtable, offsets) is the same in every
+message of a type, because strings have a fixed room and the vector its capacity. The *block* is every scalar and
+string and the vector's count, so one `pack_into` writes a message and one `unpack_from` reads it. Any FlatBuffers
+reader reads the result; our own compares the prefix, which proves every offset at once, and bounds the lengths.
 """
 
 from __future__ import annotations
@@ -39,9 +39,8 @@ class Vector:
 class Template:
     """The constant layout of one message type.
 
-    `scalars` are the inline fields as (vtable index, struct format; `25s` is a struct of 25 bytes), `strings` as (vtable
-    index, room), both in the order in which `block` packs them: scalars, then each string as length and bytes,
-    then the vector's count.
+    `scalars` are the inline fields as (vtable index, struct format; `25s` is a struct of 25 bytes), `strings` are
+    (vtable index, room). `block` packs them in this order: scalars, strings (length, bytes), the vector's count.
 
     Raises:
         ValueError: the builder laid the fields out in another order, so that a block would overwrite something else.
