@@ -7,17 +7,26 @@ that are due.
 from __future__ import annotations
 
 import math
+import time
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
+import simplejpeg
 
 from detr_sentry.capture.demo_figure import STRIDE, Pose, Skeleton, dress
 from detr_sentry.capture.demo_yard import Camera, Yard
+from detr_sentry.capture.source import RawFrame, SourceInfo
+from detr_sentry.ipc.messages import PixelFormat
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from numpy.typing import NDArray
+
+    from detr_sentry.capture.source import SourceSpec
+    from detr_sentry.settings import CameraSettings
 
 _SHOWS_AT_EDGE: Final = (
     0.13  # metres of the body inside the picture in the first and last moment, about a quarter of it
@@ -27,6 +36,7 @@ _NEAR_M, _FAR_M = 5.0, 10.0
 _TURN_S: Final = 0.4
 _WALKING_SHARE: Final = 0.7  # of a long visit; the rest is standing
 _NOISE_HZ: Final = 30
+_QUALITY: Final = 85
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,3 +168,59 @@ class _Visit:
         bones = Skeleton(phase, max(0.0, effort), heading, max(0.0, wave), self._look.build)
         px, py = self._camera.project(x, depth)
         return Pose(self._look, bones, px, py, self._look.height_m * self._camera.pixels_per_metre(depth))
+
+
+class DemoSource:
+    """See `capture.source.Source`. Pulled; the scene begins when the source is first opened and goes on over re-opening."""
+
+    def __init__(self, spec: SourceSpec, camera: CameraSettings) -> None:
+        self._redacted = spec.redacted
+        self._period_s = spec.number("period", 40.0, 2.0, 86400.0)
+        self._seed = int(spec.number("seed", 1, 0, 2**31))
+        self._width = int(spec.number("width", camera.width or 1280, 160, 3840)) // 2 * 2
+        self._height = int(spec.number("height", camera.height or 720, 120, 2160)) // 2 * 2
+        self._fps = spec.number("fps", min(camera.fps, 30.0), 0.1, 60.0)
+        self._scene: DemoScene | None = None
+        self._start_ns = 0
+
+    def open(self, keep_waiting: Callable[[], bool]) -> SourceInfo:  # noqa: ARG002 - drawing the stage takes half a second
+        """Draw the stage."""
+        if self._scene is None:
+            self._scene = DemoScene(self._seed, self._period_s, self._width, self._height)
+            self._start_ns = time.monotonic_ns()
+        return SourceInfo(
+            width=self._width,
+            height=self._height,
+            pixel_format=PixelFormat.MJPEG,
+            fps=self._fps,
+            max_frame_bytes=max(1 << 18, self._width * self._height),
+            identity=self._redacted,
+        )
+
+    def fileno(self) -> int | None:
+        """None: pulled."""
+        return None
+
+    def set_rate(self, fps: float) -> None:
+        """Nothing to save: only frames that are grabbed are drawn."""
+
+    def discard(self) -> None:
+        """Nothing waits: grab() draws the present moment."""
+
+    def grab(self) -> RawFrame:
+        """Draw and encode the frame of now; about 6 ms at 720p."""
+        assert self._scene is not None, "the source is not open"
+        now_ns = time.monotonic_ns()
+        since_ns = now_ns - self._start_ns
+        picture = self._scene.frame(since_ns / 1e9)
+        data = simplejpeg.encode_jpeg(picture, _QUALITY, "RGB", "420", fastdct=True)
+        return RawFrame(
+            data=memoryview(data),
+            captured_monotonic_ns=now_ns,
+            pts_ns=since_ns,
+            width=self._width,
+            height=self._height,
+        )
+
+    def close(self) -> None:
+        """Nothing is held open."""

@@ -23,7 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Protocol
 from urllib.parse import parse_qsl, urlsplit
 
-from detr_sentry.errors import SettingsError
+from detr_sentry.errors import SettingsError, SourceGoneError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -58,8 +58,9 @@ class RawFrame:
     `data`: bytes of the frame (JPEG, or packed planes), C-contiguous, valid until the next grab(), discard() or
     close() of its source.
     `captured_monotonic_ns`: CLOCK_MONOTONIC; the driver's own stamp if it is on that clock, else the time of arrival.
-    `pts_ns`: the stream's presentation time, 0 where there is none. `width`, `height`: of this frame, for the check
-    against SourceInfo.
+    `pts_ns`: the stream's presentation time, 0 where there is none.
+    `width`, `height`: of this frame, for the check against SourceInfo.
+    `info`: set on the first frame after the source changed to another stream of the same camera.
     """
 
     data: memoryview
@@ -67,6 +68,11 @@ class RawFrame:
     pts_ns: int
     width: int
     height: int
+    info: SourceInfo | None = None
+
+
+class SourceEndedError(SourceGoneError):
+    """A file that does not loop was played to its end: opening it again would show it twice, so nobody does."""
 
 
 class Source(Protocol):

@@ -22,7 +22,7 @@ from linuxpy.ioctl import ioctl
 from linuxpy.video import raw
 
 from detr_sentry.capture.source import RawFrame, SourceInfo
-from detr_sentry.capture.v4l2_devices import Identity, Node, Tree, find_node
+from detr_sentry.capture.v4l2_devices import Device, list_devices
 from detr_sentry.capture.v4l2_exposure import apply_exposure
 from detr_sentry.capture.v4l2_failures import explain
 from detr_sentry.capture.v4l2_formats import (
@@ -34,7 +34,7 @@ from detr_sentry.capture.v4l2_formats import (
     rate_of,
 )
 from detr_sentry.capture.v4l2_geometry import Geometry
-from detr_sentry.capture.v4l2_listing import Device, list_devices
+from detr_sentry.capture.v4l2_identity import Identity, Node, Tree, find_node
 from detr_sentry.errors import BadFrameError, SourceError, SourceFormatError, SourceGoneError
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ _OLDEST_STAMP_NS: Final = 60 * 10**9  # a driver's stamp that is older, or in th
 
 
 class V4l2Source:
-    """A V4L2 capture device, see `capture.source.Source`. `spec.location` is as in `capture.v4l2_devices`."""
+    """A V4L2 capture device, see `capture.source.Source`. `spec.location` is as in `capture.v4l2_identity`."""
 
     def __init__(self, spec: SourceSpec, settings: CameraSettings) -> None:
         self._location = spec.location

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from detr_sentry.capture.v4l2_devices import Identity, Tree, find_node
+from detr_sentry.capture.v4l2_identity import Identity, Tree, find_node
 from detr_sentry.errors import SettingsError, SourceGoneError
 
 # Links to these stand in for device files: they are real character devices with known numbers, and need no privilege.
