@@ -8,7 +8,10 @@ before(() => setMode("auto"));
 after(() => setMode("auto"));
 
 for (const colorScheme of ["light", "dark"]) {
-  for (const [name, size] of [["desktop", DESKTOP], ["phone", PHONE]]) {
+  for (const [name, size] of [
+    ["desktop", DESKTOP],
+    ["phone", PHONE],
+  ]) {
     test(`axe finds nothing serious: ${name}, ${colorScheme}`, async () => {
       const browser = await openBrowser({ ...size, colorScheme });
       try {
@@ -40,11 +43,16 @@ test("axe sees into the viewer: a fault planted in its shadow tree is found", as
   try {
     await openPage(browser.page);
     await browser.page.evaluate(() => document.getElementById("viewer").picture.removeAttribute("aria-label"));
-    const found = await browser.page.evaluate(() => {
-      document.getElementById("viewer").shadowRoot.querySelector("button").removeAttribute("aria-label");
-    }).then(() => seriousFindings(browser.page));
+    const found = await browser.page
+      .evaluate(() => {
+        document.getElementById("viewer").shadowRoot.querySelector("button").removeAttribute("aria-label");
+      })
+      .then(() => seriousFindings(browser.page));
 
-    assert.ok(found.some((finding) => finding.startsWith("button-name")), JSON.stringify(found));
+    assert.ok(
+      found.some((finding) => finding.startsWith("button-name")),
+      JSON.stringify(found),
+    );
   } finally {
     await browser.close();
   }
@@ -90,7 +98,10 @@ test("changes of state are announced politely, and animation stops on request", 
     const announcer = page.locator("#announce[aria-live=polite]");
     await until(async () => /Front door: Off/.test(await announcer.textContent()), "the announcement");
     await setMode("auto");
-    await until(async () => /Front door: (Standby|Checking|Alarmed)/.test(await announcer.textContent()), "the announcement");
+    await until(
+      async () => /Front door: (Standby|Checking|Alarmed)/.test(await announcer.textContent()),
+      "the announcement",
+    );
     const animated = await page.evaluate(() => document.getAnimations().length);
 
     assert.equal(animated, 0);

@@ -32,7 +32,10 @@ test("a slow client does not slow another, and gets no backlog", async () => {
       return client;
     });
   }, CAMERA);
-  await until(() => page.evaluate(() => window.slow.every(({ received }) => received > 0)), "the slow clients are served");
+  await until(
+    () => page.evaluate(() => window.slow.every(({ received }) => received > 0)),
+    "the slow clients are served",
+  );
   const together = await meanRate(page, 5);
   const received = await page.evaluate(() => window.slow.map((client) => client.received));
   await page.evaluate(() => window.slow.forEach(({ socket }) => socket.close()));
@@ -48,7 +51,11 @@ test("the page says when the engine is gone, and comes back by itself", async ()
 
   await until(async () => (await figures(page)).link === "open", "the stream again", 60_000);
   await until(async () => (await figures(page)).fps > 3, "pictures again", 60_000);
-  await until(() => page.evaluate(() => document.getElementById("link").dataset.up === "true"), "the live link again", 60_000);
+  await until(
+    () => page.evaluate(() => document.getElementById("link").dataset.up === "true"),
+    "the live link again",
+    60_000,
+  );
 });
 
 test("every picture is newer than the one before", async () => {
@@ -74,5 +81,8 @@ test("every picture is newer than the one before", async () => {
     CAMERA,
   );
 
-  assert.deepEqual([...new Set(numbers)].sort((a, b) => a - b), numbers);
+  assert.deepEqual(
+    [...new Set(numbers)].sort((a, b) => a - b),
+    numbers,
+  );
 });

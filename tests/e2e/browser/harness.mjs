@@ -36,7 +36,8 @@ export async function openBrowser(options = DESKTOP) {
   const errors = [];
   page.on("pageerror", (error) => errors.push(String(error)));
   page.on("console", (message) => {
-    if (message.type() === "error" && /Content Security Policy|Uncaught/.test(message.text())) errors.push(message.text());
+    if (message.type() === "error" && /Content Security Policy|Uncaught/.test(message.text()))
+      errors.push(message.text());
   });
   const close = async () => {
     await context.close();
@@ -52,14 +53,17 @@ export async function until(probe, what, ms = 30_000) {
   for (;;) {
     last = await probe();
     if (last) return last;
-    if (performance.now() > deadline) throw new Error(`${what}: not within ${ms} ms (last answer: ${JSON.stringify(last)})`);
+    if (performance.now() > deadline)
+      throw new Error(`${what}: not within ${ms} ms (last answer: ${JSON.stringify(last)})`);
     await new Promise((resolve) => setTimeout(resolve, 50));
   }
 }
 
 export async function api(path, init) {
   const response = await fetch(new URL(`api/v1/${path}`, BASE), init);
-  return response.headers.get("content-type")?.includes("json") ? { status: response.status, ...(await response.json()) } : { status: response.status };
+  return response.headers.get("content-type")?.includes("json")
+    ? { status: response.status, ...(await response.json()) }
+    : { status: response.status };
 }
 
 /** Set the mode past the page and wait until the engine says that it holds. */
@@ -79,7 +83,8 @@ export const cameraState = async (camera = CAMERA) => (await api("cameras")).cam
 export async function openPage(page, { picture = true } = {}) {
   await page.goto(`${BASE}#${CAMERA}`);
   await page.locator("#board").waitFor();
-  if (picture) await until(() => page.evaluate(() => document.getElementById("viewer").figures.fps > 0), "first picture");
+  if (picture)
+    await until(() => page.evaluate(() => document.getElementById("viewer").figures.fps > 0), "first picture");
 }
 
 export const figures = (page) => page.evaluate(() => document.getElementById("viewer").figures);

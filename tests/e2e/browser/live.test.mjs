@@ -63,7 +63,11 @@ test("frames come at the economical rate in standby and at the camera's rate whe
 test("the boxes lie on the figure, and go with it", async () => {
   await setMode("auto");
   const state = () => cameraState(CAMERA);
-  await until(async () => (await state()).state === "standby" && (await state()).count === 0, "an empty scene", 120_000);
+  await until(
+    async () => (await state()).state === "standby" && (await state()).count === 0,
+    "an empty scene",
+    120_000,
+  );
   await until(() => page.evaluate(() => document.getElementById("viewer").boxes.length === 0), "no boxes");
   const empty = await sample();
   await shot(page, "standby-empty");
@@ -91,14 +95,23 @@ test("the boxes lie on the figure, and go with it", async () => {
   await shot(page, "alarmed");
   const { inside, outside } = difference(empty, filled, seen);
 
-  assert.ok(seen.some(({ label }) => label === "person"), JSON.stringify(seen));
+  assert.ok(
+    seen.some(({ label }) => label === "person"),
+    JSON.stringify(seen),
+  );
   assert.ok(inside > 4 * outside + 2, `difference to the empty scene: ${inside} inside the boxes, ${outside} outside`);
-  assert.match(await page.locator("#viewer canvas.picture").getAttribute("aria-label"), /Front door: Alarmed · 1 person/);
+  assert.match(
+    await page.locator("#viewer canvas.picture").getAttribute("aria-label"),
+    /Front door: Alarmed · 1 person/,
+  );
   assert.equal(await page.locator("#state").textContent(), "Alarmed");
 
   await until(async () => (await state()).state === "standby", "standby again", 120_000);
   await until(() => page.evaluate(() => document.getElementById("viewer").boxes.length === 0), "no boxes", 5000);
-  await until(() => page.evaluate(() => document.querySelectorAll("#alarm-list .alarm").length > 0), "the alarm in the list");
+  await until(
+    () => page.evaluate(() => document.querySelectorAll("#alarm-list .alarm").length > 0),
+    "the alarm in the list",
+  );
 
   await page.locator("#alarm-list .alarm").first().click();
   const picture = page.locator("#event img");

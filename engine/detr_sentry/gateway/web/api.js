@@ -23,7 +23,11 @@ async function failure(response) {
   } catch {
     // A proxy between page and engine answers without a problem document; the status then says all there is.
   }
-  return new ApiError(response.status, problem.code ?? null, problem.detail ?? problem.title ?? `The engine answered ${response.status}.`);
+  return new ApiError(
+    response.status,
+    problem.code ?? null,
+    problem.detail ?? problem.title ?? `The engine answered ${response.status}.`,
+  );
 }
 
 /** JSON of an API path below api/v1/ (null for an empty answer). Throws ApiError. */
@@ -56,10 +60,12 @@ export function setMode(camera, mode, durationS) {
 }
 
 /** Store a camera in the engine's settings. */
-export const addCamera = (id, name, source) => request("settings", { method: "PATCH", body: { cameras: { [id]: { name, source } } } });
+export const addCamera = (id, name, source) =>
+  request("settings", { method: "PATCH", body: { cameras: { [id]: { name, source } } } });
 
 export const eventPictureUrl = (event, version) =>
-  new URL(`api/v1/events/${encodeURIComponent(event)}/snapshot.jpg?v=${encodeURIComponent(version)}`, document.baseURI).href;
+  new URL(`api/v1/events/${encodeURIComponent(event)}/snapshot.jpg?v=${encodeURIComponent(version)}`, document.baseURI)
+    .href;
 
 export const snapshotUrl = (camera) =>
   new URL(`api/v1/cameras/${encodeURIComponent(camera)}/snapshot.jpg?boxes=1`, document.baseURI).href;

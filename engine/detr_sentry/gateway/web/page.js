@@ -75,7 +75,8 @@ function linked(up) {
 
 /** What was last heard is no longer true enough to be shown. */
 function forget() {
-  for (const camera of cameras.values()) Object.assign(camera, { state: null, blind: null, problem: null, count: null, since: null });
+  for (const camera of cameras.values())
+    Object.assign(camera, { state: null, blind: null, problem: null, count: null, since: null });
   draw();
 }
 
@@ -170,7 +171,10 @@ async function showEvents() {
     alarms.update(events.filter((event) => event.type === "human_detected").slice(0, EVENTS_SHOWN), names);
     text("alarms-error", "");
   } catch (error) {
-    text("alarms-error", error.status === 401 ? "" : "The list of alarms could not be read. It is tried again with the next change.");
+    text(
+      "alarms-error",
+      error.status === 401 ? "" : "The list of alarms could not be read. It is tried again with the next change.",
+    );
   }
 }
 
@@ -207,7 +211,10 @@ $("login").addEventListener("submit", async (event) => {
     $("login").hidden = true;
     start();
   } catch (error) {
-    text("login-error", error.status === 401 || error.status === 403 ? "That token is not the engine's." : error.message);
+    text(
+      "login-error",
+      error.status === 401 || error.status === 403 ? "That token is not the engine's." : error.message,
+    );
     $("token").focus();
   }
 });
@@ -216,7 +223,10 @@ function describeEngine(info) {
   const name = info.name ?? info.instance_id ?? "";
   text("instance", name);
   document.title = name ? `${name} · DETR Sentry` : "DETR Sentry";
-  text("engine", [info.version && `DETR Sentry ${info.version}`, info.provider, info.model].filter(Boolean).join(" · "));
+  text(
+    "engine",
+    [info.version && `DETR Sentry ${info.version}`, info.provider, info.model].filter(Boolean).join(" · "),
+  );
   $("banner").hidden = !info.embedded;
 }
 

@@ -3,12 +3,18 @@
 import { addCamera } from "./api.js";
 
 const FAILURES = {
-  no_settings_file: "This engine was started without a settings file. Start it with --config FILE, or name the source with --source.",
+  no_settings_file:
+    "This engine was started without a settings file. Start it with --config FILE, or name the source with --source.",
 };
 
 /** The id under which a camera of this name is kept: 1 to 32 of a-z, 0-9 and _. */
 export function cameraId(name) {
-  const plain = name.normalize("NFKD").replace(/\p{M}/gu, "").toLowerCase().replace(/[^a-z0-9]+/g, "_").replace(/^_+|_+$/g, "");
+  const plain = name
+    .normalize("NFKD")
+    .replace(/\p{M}/gu, "")
+    .toLowerCase()
+    .replace(/[^a-z0-9]+/g, "_")
+    .replace(/^_+|_+$/g, "");
   return plain.slice(0, 32).replace(/_+$/, "") || "camera";
 }
 

@@ -40,7 +40,14 @@ export class CameraTabs {
   #add(id) {
     const tab = h(
       "button",
-      { type: "button", role: "tab", id: `tab-${id}`, "aria-controls": "view", class: "tab", onclick: () => this.#onPick(id) },
+      {
+        type: "button",
+        role: "tab",
+        id: `tab-${id}`,
+        "aria-controls": "view",
+        class: "tab",
+        onclick: () => this.#onPick(id),
+      },
       h("span", { class: "dot", "aria-hidden": "true" }),
       h("span"),
       h("small"),

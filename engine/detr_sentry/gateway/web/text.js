@@ -1,4 +1,4 @@
-/** Times and figures in words. Times are the engine's, shown in the reader's zone; "now" is only used to leave out today's date. */
+/** Times and figures in words. Times are the engine's; "now" only serves to leave out today's date. */
 
 const CLOCK = new Intl.DateTimeFormat(undefined, { timeStyle: "short" });
 const CLOCK_S = new Intl.DateTimeFormat(undefined, { timeStyle: "medium" });

@@ -20,7 +20,12 @@ export function containRect(stageWidth, stageHeight, width, height) {
 export function placeBox(box, sourceWidth, sourceHeight, rect) {
   const sx = rect.width / sourceWidth;
   const sy = rect.height / sourceHeight;
-  return { x: rect.x + box.x1 * sx, y: rect.y + box.y1 * sy, width: (box.x2 - box.x1) * sx, height: (box.y2 - box.y1) * sy };
+  return {
+    x: rect.x + box.x1 * sx,
+    y: rect.y + box.y1 * sy,
+    width: (box.x2 - box.x1) * sx,
+    height: (box.y2 - box.y1) * sy,
+  };
 }
 
 /** What stands above a box: label, score in percent, and the track's number once there is one. */
@@ -32,7 +37,12 @@ export function boxText({ label, class_id: classId, confidence, track_id: trackI
 function corners(context, { x, y, width, height }) {
   const reach = Math.min(22, width / 3, height / 3);
   const path = new Path2D();
-  for (const [cx, cy, dx, dy] of [[x, y, 1, 1], [x + width, y, -1, 1], [x + width, y + height, -1, -1], [x, y + height, 1, -1]]) {
+  for (const [cx, cy, dx, dy] of [
+    [x, y, 1, 1],
+    [x + width, y, -1, 1],
+    [x + width, y + height, -1, -1],
+    [x, y + height, 1, -1],
+  ]) {
     path.moveTo(cx + dx * reach, cy);
     path.lineTo(cx, cy);
     path.lineTo(cx, cy + dy * reach);

@@ -31,7 +31,9 @@ const PROBLEMS = {
 /** A sentence for a camera's problem code; an unknown code is shown as it is. Null without a problem. */
 export function problemText(code) {
   if (!code) return null;
-  return PROBLEMS[code] ?? PROBLEMS[code.replace(/^camera_/, "")] ?? `The engine reports: ${code.replaceAll("_", " ")}.`;
+  return (
+    PROBLEMS[code] ?? PROBLEMS[code.replace(/^camera_/, "")] ?? `The engine reports: ${code.replaceAll("_", " ")}.`
+  );
 }
 
 /** "no people", "1 person", "2 people". */
