@@ -171,7 +171,7 @@ class _Visit:
 
 
 class DemoSource:
-    """See `capture.source.Source`. Pulled; the scene begins when the source is first opened and goes on over re-opening."""
+    """See `capture.source.Source`. Pulled; the scene begins when first opened and goes on over re-opening."""
 
     def __init__(self, spec: SourceSpec, camera: CameraSettings) -> None:
         self._redacted = spec.redacted
@@ -183,7 +183,7 @@ class DemoSource:
         self._scene: DemoScene | None = None
         self._start_ns = 0
 
-    def open(self, keep_waiting: Callable[[], bool]) -> SourceInfo:  # noqa: ARG002 - drawing the stage takes half a second
+    def open(self, keep_waiting: Callable[[], bool]) -> SourceInfo:  # noqa: ARG002 - drawing takes half a second
         """Draw the stage."""
         if self._scene is None:
             self._scene = DemoScene(self._seed, self._period_s, self._width, self._height)
