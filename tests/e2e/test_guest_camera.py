@@ -17,6 +17,7 @@ import pytest
 GUEST = Path(__file__).resolve().parent / "guest"
 CACHE = Path(os.environ.get("DETR_SENTRY_CACHE", Path.home() / ".cache/detr-sentry")) / "guest"
 SESSION_S = 420
+SIZES = ("640x480", "1280x720")
 
 pytestmark = [
     pytest.mark.timeout(SESSION_S + 60),
@@ -45,6 +46,11 @@ def run_session(program: str) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def source() -> dict[str, Any]:
     return run_session("source_session.py")
+
+
+@pytest.fixture(scope="module")
+def usb() -> dict[str, Any]:
+    return run_session("usb_session.py")
 
 
 def test_camera_is_listed_with_a_lasting_source(source: dict[str, Any]) -> None:
@@ -132,3 +138,50 @@ def test_jpeg_frames_pass_as_the_camera_made_them(source: dict[str, Any]) -> Non
     assert report["distinct"] >= 28  # of 30, from 32 pictures; a loaded emulator may repeat one
     assert report["lengths"][0] < report["max_frame_bytes"]
     assert report["age_ms"] < 500
+
+
+def test_exposure_is_automatic_and_limited_to_a_frame(usb: dict[str, Any]) -> None:
+    report = usb["exposure"]
+
+    assert report["camera"] == {"exposure_mode": 1, "exposure_priority": 1, "exposure_time": 250}
+    assert report["limited"] == {"exposure_mode": 8, "exposure_priority": 0, "exposure_time": 250}
+    assert report["long"] == {"exposure_mode": 8, "exposure_priority": 1, "exposure_time": 250}
+
+
+def test_usb_camera_is_listed_once_by_its_serial_number(usb: dict[str, Any]) -> None:
+    report = usb["listing"]
+
+    offers = [f"{fourcc} {size} at {fps} fps" for fourcc, fps in (("MJPG", 30), ("YUYV", 10)) for size in SIZES]
+    assert report["devices"] == [["Test Camera: Test Camera", "uvcvideo", "v4l2:usb=1209:0001:A1B2C3", offers]]
+    assert (report["nodes"], report["by_id"]) == (2, "usb=1209:0001:A1B2C3")
+
+
+def test_wish_reaches_the_usb_camera(usb: dict[str, Any]) -> None:
+    report = usb["frames"]
+
+    assert report["negotiated"] == ["MJPG", [640, 480], 1_000_000]
+    assert (report["size"], report["format"]) == ([640, 480], "MJPEG")
+    assert report["distinct"] >= 19
+    assert report["cut_length"] < report["lengths"][0]
+    assert (report["marked_delivered"], report["whole_again"]) == (False, 5)
+
+
+def test_pulled_usb_camera_is_noticed_and_returns_at_any_port(usb: dict[str, Any]) -> None:
+    report = usb["replugs"]
+
+    assert report["identities"] == [report["identity"]] == ["usb=1209:0001:A1B2C3"]
+    assert len(report["errors"]) == 2
+    assert report["errors"][0].endswith("was unplugged")
+    assert report["errors"][1].endswith("is gone; no camera found at all")
+    assert report["noticed_s"] < 3
+    assert report["back_s"] < 3
+    assert report["leaked"] == 0
+
+
+def test_twin_is_never_taken_for_the_camera(usb: dict[str, Any]) -> None:
+    report = usb["twins"]
+
+    assert report["node"] == "/dev/video0"
+    assert "is another camera, usb=1209:0001:D4E5F6" in report["instead"]["text"]
+    assert report["both"]["text"].startswith("2 cameras match: ")
+    assert (report["found"], report["found_at"], report["distinct"]) == ("usb=1209:0001:A1B2C3", "/dev/video2", 3)

@@ -183,9 +183,7 @@ def _only_one(found: list[Node], none: str, tree: Tree) -> Node:
     if not found:
         raise SourceGoneError(f"{none}{_others(tree)}")
     names = ", ".join(f"{node} {node.identity} at {node.identity.port or node.identity.bus}" for node in found)
-    raise SourceGoneError(
-        f"{len(found)} cameras match: {names}; name one by its port (usb=...@port) or /dev/v4l/by-path"
-    )
+    raise SourceGoneError(f"{len(found)} cameras match: {names}; name one by serial number or port (usb=...@port)")
 
 
 def _first_nodes(found: list[Node]) -> list[Node]:
