@@ -40,8 +40,8 @@ _log = logging.getLogger("detr_sentry.controller")
 class Recorder:
     """Runs a History in its own thread. `problem` is None, `disk_full`, `disk_readonly` or `disk_error`.
 
-    Called in the loop: `on_open(newest)` with the last alarm of each camera when the history is open, `on_problem()` when
-    the problem changes, `on_picture(record)` when a picture is stored.
+    Called in the loop: `on_open(newest)` with the last alarm of each camera when the history is open, `on_problem()`
+    when the problem changes, `on_picture(record)` when a picture is stored.
     """
 
     def __init__(

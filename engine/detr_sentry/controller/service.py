@@ -82,7 +82,7 @@ class Controller:
         self._bell = Bell(self._layout.bell("controller"))
         self._server = ControlServer(self._layout.control_socket, Commands(self), greeting=self._greeting)
         self._outputs: list[Output] = [ControlOutput(self._server), *make_outputs(self)]
-        self._listening = -1
+        self._listening: int | None = None
         self._error: BaseException | None = None
 
     # What the operations need
@@ -135,7 +135,8 @@ class Controller:
                     async with asyncio.timeout(TICK_S):
                         await stop.wait()
         finally:
-            loop.remove_reader(self._listening)
+            if self._listening is not None:
+                loop.remove_reader(self._listening)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
@@ -192,7 +193,8 @@ class Controller:
 
     def _listen(self) -> None:
         loop = asyncio.get_running_loop()
-        loop.remove_reader(self._listening)
+        if self._listening is not None:
+            loop.remove_reader(self._listening)
         self._listening = self._bell.fileno()
         loop.add_reader(self._listening, self._rung)
 

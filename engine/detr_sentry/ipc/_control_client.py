@@ -12,7 +12,7 @@ from detr_sentry.errors import ControlError
 from . import _control_format as fmt
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
     from pathlib import Path
     from types import TracebackType
 
@@ -91,7 +91,7 @@ class ControlClient:
             assert writer is not None
             await _end(writer)
 
-    async def subscribe(self) -> AsyncIterator[dict[str, Any]]:
+    async def subscribe(self) -> AsyncGenerator[dict[str, Any], None]:
         """Pushes from a connection of its own: first the present state, then changes.
 
         Ends only by ControlError `unavailable`, when the controller goes. A consumer that is slow gets the newest state
