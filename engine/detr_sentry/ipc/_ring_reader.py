@@ -177,9 +177,9 @@ class Lease:
             leaked = True
         if not leaked:
             fcntl.flock(slot.fd, fcntl.LOCK_UN)
-            self._reader.ended(self)
+            self._reader.ended()
             return
-        self._reader.ended(self, lost=slot)
+        self._reader.ended(lost=slot)
         raise LeaseError(f"slot {self.key} was released while an array or view over it is in use: copy it instead")
 
     def void(self) -> None:
@@ -274,10 +274,9 @@ class RingReader:
                 return self._lease
         return None
 
-    def ended(self, lease: Lease, *, lost: _Slot | None = None) -> None:
+    def ended(self, *, lost: _Slot | None = None) -> None:
         """For the lease: it is over. A `lost` slot stays locked by a buffer that outlives it, and is opened anew."""
-        if self._lease is lease:
-            self._lease = None
+        self._lease = None
         attachment = self._attachment
         if lost is not None and attachment is not None:
             attachment.slots[attachment.slots.index(lost)] = None

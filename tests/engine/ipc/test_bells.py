@@ -198,6 +198,17 @@ except IpcError as error:
 """
 
 
+def test_a_refused_permission_is_no_limit(bell_name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise posix_ipc.PermissionsError
+
+    monkeypatch.setattr(posix_ipc, "MessageQueue", refuse)
+
+    with pytest.raises(IpcError, match="another user") as caught:
+        Bell(bell_name)
+    assert not isinstance(caught.value, QueueLimitError)
+
+
 @pytest.mark.skipif(os.getuid() != 0, reason="NOT TESTED: a queue of another user; only root can become another user")
 def test_a_queue_of_another_user(bells: tuple[Bell, Bell], bell_name: str, repository: Path) -> None:
     code = FOREIGN.replace("import os, sys\n", "import os, sys\nimport detr_sentry.ipc.bells\n")

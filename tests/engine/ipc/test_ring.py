@@ -262,6 +262,10 @@ def test_an_error_inside_the_lease_is_not_hidden_by_the_array_it_holds(stream: P
     writer = RingWriter(stream, slot_bytes=100, slots=3)
     reader = RingReader(stream)
     put(writer, b"hello")
+    with pytest.raises(LeaseError, match="copy it"), take(reader) as lease:
+        kept = lease.view[:1]
+
+    assert b"h" == bytes(kept)
 
     def fail() -> None:
         with take(reader) as lease:

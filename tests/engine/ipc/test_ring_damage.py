@@ -162,7 +162,7 @@ def test_a_head_that_lies(stream: Path, offset: int, value: bytes) -> None:
     assert b"fresh" == heal(writer, late) == heal(writer, reader)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(damage=st.dictionaries(st.integers(0, 79), st.integers(0, 255), min_size=1, max_size=8))
 def test_no_head_crashes_a_reader(tmp_path_factory: pytest.TempPathFactory, damage: dict[int, int]) -> None:
     stream = tmp_path_factory.mktemp("ring") / "frames"
@@ -296,3 +296,7 @@ def test_other_refusals_of_the_file_system(
     put(writer, b"still")
 
     assert b"still" == read(reader)
+
+    shutil.rmtree(stream)
+    with pytest.raises(IpcError, match="cannot make the ring"):
+        writer.resize(200)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from detr_sentry.errors import IpcError, WriterBusyError
-from detr_sentry.ipc import _ring_format
+from detr_sentry.ipc import _ring_format, _ring_writer
 from detr_sentry.ipc.ring import RingReader, RingWriter
 
 WRITER = """
@@ -105,6 +105,25 @@ def test_a_reader_notices_within_the_recheck_time_that_its_epoch_has_no_name(str
         time.sleep(0.01)
 
     assert not reader.attached
+
+
+def test_a_writer_that_dies_before_it_unpublishes_the_old_epoch(stream: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = RingWriter(stream, slot_bytes=100, slots=3)
+    reader = RingReader(stream)
+    put(writer, b"first")
+    key = reader.latest()
+
+    assert not leased_before or b"first" == read(reader)
+
+    monkeypatch.setattr(_ring_writer._Epoch, "unpublish", lambda _: None)
+    writer.resize(100)
+    put(writer, b"after")
+    deadline = time.monotonic() + 5
+    while (lease := reader.acquire(newer_than=key)) is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+    assert lease is not None
+    assert b"after" == bytes(lease.view[:5])
 
 
 def test_epochs_never_repeat(stream: Path, monkeypatch: pytest.MonkeyPatch) -> None:

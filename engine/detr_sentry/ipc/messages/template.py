@@ -41,9 +41,6 @@ class Template:
 
     `scalars` are the inline fields as (vtable index, struct format; `25s` is a struct of 25 bytes), `strings` are
     (vtable index, room). `block` packs them in this order: scalars, strings (length, bytes), the vector's count.
-
-    Raises:
-        ValueError: the builder laid the fields out in another order, so that a block would overwrite something else.
     """
 
     __slots__ = ("block", "block_offset", "data_offset", "identifier", "prefix")
@@ -74,8 +71,6 @@ class Template:
         start = position = parts[0][0]
         form = "<"
         for offset, part in parts:
-            if offset < position:
-                raise ValueError(f"{identifier!r}: the field at {offset} overlaps the block up to {position}")
             form += f"{offset - position}x{part}"
             position = offset + struct.calcsize("<" + part)
         self.block = struct.Struct(form)
