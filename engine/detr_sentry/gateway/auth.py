@@ -10,14 +10,15 @@ import hashlib
 import hmac
 import os
 import secrets
+import tempfile
 from collections import OrderedDict
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detr_sentry.errors import StorageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 TOKEN_FILE = "token"  # noqa: S105 - a file name
 COOKIE = "detr_sentry_session"
@@ -37,10 +38,8 @@ def load_token(state_dir: Path) -> tuple[str, bool]:
     path = state_dir / TOKEN_FILE
     try:
         state_dir.mkdir(parents=True, exist_ok=True)
-        try:
-            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        except FileNotFoundError:
-            return _make_token(path), True
+        made = not os.path.lexists(path) and _make_token(path)
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         with os.fdopen(descriptor) as file:
             os.fchmod(descriptor, 0o600)
             token = file.read(4096).strip()
@@ -48,25 +47,23 @@ def load_token(state_dir: Path) -> tuple[str, bool]:
         raise StorageError(f"cannot read or make the API token {path}: {error.strerror}") from error
     if len(token) < 16:
         raise StorageError(f"the API token in {path} has fewer than 16 characters: delete the file to get a new one")
-    return token, False
+    return token, made
 
 
-def _make_token(path: Path) -> str:
-    """A new token, complete on disk before its name exists. If another process was faster, its token."""
-    token = secrets.token_urlsafe(_TOKEN_BYTES)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.new")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+def _make_token(path: Path) -> bool:
+    """Make a token that is complete on disk before its name exists; False if another process was faster."""
+    descriptor, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w") as file:
-            file.write(token + "\n")
+            file.write(secrets.token_urlsafe(_TOKEN_BYTES) + "\n")
             file.flush()
             os.fsync(descriptor)
         os.link(temporary, path)
     except FileExistsError:
-        token = path.read_text().strip()
+        return False
     finally:
-        temporary.unlink(missing_ok=True)
-    return token
+        Path(temporary).unlink()
+    return True
 
 
 def _digest(secret: str) -> bytes:

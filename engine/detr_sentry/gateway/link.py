@@ -21,7 +21,6 @@ log = logging.getLogger("detr_sentry.gateway")
 # A controller that restarts is back within a second; a missing one must not cost more than a look now and then.
 _FIRST_RETRY_S = 0.1
 _LAST_RETRY_S = 1.0
-_GONE = frozenset({"unavailable", "timeout", "no_controller"})
 
 
 class LinkState(StrEnum):
@@ -67,7 +66,7 @@ class ControllerLink:
         try:
             return await self._client.call(op, **arguments)
         except ControlError as error:
-            if error.code in _GONE:
+            if error.code == "unavailable":
                 raise ProblemError(503, "no_controller", "the controller does not answer: is it running?") from error
             raise
 

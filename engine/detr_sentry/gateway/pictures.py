@@ -159,7 +159,7 @@ def boxed_jpeg(picture: Picture, detections: Sequence[Detection]) -> bytes:
 
 
 def _has_huffman_tables(jpeg: bytes) -> bool:
-    """Whether tables come before the first scan. Looks at the segments' headers only: one walk per frame must be cheap."""
+    """Whether tables come before the first scan. Looks at the headers of segments only: it is done for every frame."""
     at = 2
     while at + 4 <= len(jpeg) and jpeg[at] == 0xFF:
         marker = jpeg[at + 1]
@@ -175,14 +175,18 @@ def _decode(data: bytes, width: int, height: int, min_width: int) -> np.ndarray[
     scale = next((step for step in _DECODE_SCALES if min_width and -(-width // step) >= min_width), 1)
     least = (-(-width // scale), -(-height // scale)) if scale > 1 else (0, 0)
     try:
-        seen_height, seen_width, *_rest = simplejpeg.decode_jpeg_header(data, strict=False)
+        seen_height, seen_width, *_rest = simplejpeg.decode_jpeg_header(data)
         # The header decides how much memory a decoder takes: one that lies is not decoded.
         if (seen_width, seen_height) != (width, height):
             raise BadFrameError("jpeg_size", f"{seen_width}x{seen_height} in a frame of {width}x{height}")
-        rgb = simplejpeg.decode_jpeg(data, "RGB", min_width=least[0], min_height=least[1], strict=False)
     except ValueError as error:
-        raise BadFrameError("jpeg_decode", str(error)) from error
-    return np.asarray(rgb, np.uint8)
+        raise BadFrameError("jpeg_header", str(error)) from error
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", min_width=least[0], min_height=least[1]), np.uint8)
+    except ValueError:
+        # It breaks a rule, as some cameras' do, and every browser shows it. Where the decoder gives up, it stays black.
+        black = np.zeros(width * height * 3, np.uint8)
+        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", buffer=black, strict=False), np.uint8)
 
 
 def _raw(data: bytes, height: int, width: int, channels: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

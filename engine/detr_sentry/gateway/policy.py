@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from detr_sentry.errors import SettingsError
+
 if TYPE_CHECKING:
     from detr_sentry.settings import GatewaySettings
 
@@ -57,7 +59,10 @@ class ListenerPolicy:
 
         `hosts` are the Host headers by which the browser may have reached us; `scheme` is the one that we see.
         """
-        parts = urlsplit(origin)
+        try:
+            parts = urlsplit(origin)
+        except ValueError:
+            return False
         if parts.scheme not in DEFAULT_PORTS or not parts.netloc or parts.path not in {"", "/"}:
             return False
         if normal_origin(origin) in self.origins:
@@ -102,14 +107,17 @@ def is_loopback(host: str) -> bool:
 
 
 def api_policy(settings: GatewaySettings) -> ListenerPolicy:
-    """The policy of the ordinary listener: open on loopback, by token everywhere else."""
+    """The policy of the ordinary listener: open on loopback, by token everywhere else. Raises SettingsError."""
     loopback = is_loopback(settings.host)
     hosts = set(LOOPBACK_NAMES)
     hosts.update(split_host(host)[0] for host in settings.allowed_hosts)
     origins = frozenset[str]()
     if settings.public_url:
-        hosts.add(split_host(urlsplit(settings.public_url).netloc)[0])
-        origins = frozenset({normal_origin(settings.public_url)})
+        try:
+            hosts.add(split_host(urlsplit(settings.public_url).netloc)[0])
+            origins = frozenset({normal_origin(settings.public_url)})
+        except ValueError as error:
+            raise SettingsError("gateway.public_url", f"is not a URL: {error}") from error
     if not loopback:
         hosts.add(settings.host.lower())
     return ListenerPolicy(

@@ -17,14 +17,11 @@ CONTENT_TYPE = "application/problem+json"
 
 # What each refusal of the controller means on the wire; a code that is not here is our own fault or the controller's.
 _CONTROL_STATUS = {
-    "no_controller": 503,
-    "timeout": 503,
     "unknown_camera": 404,
     "unknown_event": 404,
-    "not_found": 404,
-    "bad_mode": 422,
-    "bad_request": 422,
-    "bad_argument": 422,
+    "invalid": 422,
+    "busy": 503,
+    "unavailable": 503,
     "storage": 507,
 }
 _HTTP_CODES = {
