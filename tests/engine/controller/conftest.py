@@ -11,7 +11,7 @@ import shutil
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +63,7 @@ class Place:
     number: int = 0
     frames: FrameWriter | None = None
     detections: DetectionsWriter | None = None
-    beats: list[Heartbeat] = field(default_factory=list)
+    controller: Controller | None = None
 
     def writers(self) -> None:
         """What capture and inference open."""
@@ -130,10 +130,17 @@ class Place:
         return data
 
     async def see(self, frames: int, *boxes: tuple[float, float, float, float, float], **frame: Any) -> None:
-        """Frames one after another, slowly enough for each to be read."""
+        """Frames one after another, each after the one before was read."""
         for _ in range(frames):
             self.detect(*boxes, **frame)
             await asyncio.sleep(0.03)
+            await eventually(self.consumed)
+
+    def consumed(self) -> bool:
+        """Whether the controller has read the newest detections, if one runs in this process."""
+        assert self.detections is not None
+        ring = self.detections.ring
+        return self.controller is None or self.controller._cameras["door"]._key == (ring.epoch, ring.sequence)
 
     def client(self) -> ControlClient:
         """A client of the controller."""
@@ -223,10 +230,12 @@ class Runner:
         await eventually(lambda: controller._listening is not None or task.done())
         if task.done():
             await self.stop()
+        self._place.controller = controller if "door" in settings.cameras else None
         return controller
 
     async def stop(self) -> None:
         """End them in order."""
+        self._place.controller = None
         while self._running:
             controller, stop, task = self._running.pop()
             stop.set()
@@ -237,6 +246,7 @@ class Runner:
 
     async def kill(self) -> None:
         """End them without a word, as SIGKILL would: nothing is flushed."""
+        self._place.controller = None
         while self._running:
             controller, _, task = self._running.pop()
             controller.recorder._pending.clear()

@@ -11,7 +11,6 @@ import pytest
 from detr_sentry.controller.service import Controller
 from detr_sentry.errors import ControlError, WriterBusyError
 from detr_sentry.ipc.bells import Bell
-from detr_sentry.ipc.heartbeat import read_heartbeat
 from detr_sentry.ipc.messages import Mode, PixelFormat, State
 
 from .conftest import PERSON, Place, Runner, SentryReader, eventually
@@ -74,6 +73,9 @@ async def test_an_alarm_is_raised_told_stored_and_ended(place: Place, runner: Ru
     bells = [Bell(place.layout.bell("capture", "door")), Bell(place.layout.bell("inference"))]
     await runner.start()
     pushes = place.client().subscribe()
+
+    assert (await anext(pushes))["camera"]["id"] == "door"
+
     for bell in bells:
         bell.drain()
     place.detect(PERSON)
@@ -118,27 +120,29 @@ async def test_the_snapshot_is_the_frame_of_the_detection_and_then_the_best(
     place: Place, runner: Runner, sentry: SentryReader
 ) -> None:
     controller = await runner.start()
-    taken = [place.detect(SMALLER, level=level) for level in (10,)]
-    for level in (20, 30):
-        await asyncio.sleep(0.05)
-        taken.append(place.detect(SMALLER, level=level))
+    await place.see(2, SMALLER, level=10)
+    first = place.detect(SMALLER, level=30)
     await eventually(lambda: state_of(sentry) is State.ALARMED)
     event_id = controller.report("door")["last_event_id"]
     picture = controller.snapshots / f"{event_id}.jpg"
     await eventually(picture.exists)
 
-    assert taken[-1] == picture.read_bytes()
+    assert first == picture.read_bytes()
     assert 0o600 == picture.stat().st_mode & 0o777
 
-    best = b""
-    for level in range(60, 200):
-        best = place.detect(LARGER, level=level) if level == 100 or not best else best
-        await place.see(1, SMALLER, level=1)
-        if picture.read_bytes() == best:
-            break
-        if level > 100 and picture.read_bytes() == taken[-1]:
-            best = place.detect(LARGER, level=level)
-            await asyncio.sleep(0.03)
+    too_soon = place.detect(LARGER, level=60)
+    await asyncio.sleep(0.3)
+
+    assert too_soon != picture.read_bytes()
+
+    await asyncio.sleep(1.0)
+    await place.see(5, SMALLER, level=70)
+
+    assert first == picture.read_bytes()
+
+    best = place.detect(LARGER, level=100)
+    await eventually(lambda: best == picture.read_bytes())
+    await place.see(5, SMALLER, level=1)
 
     assert best == picture.read_bytes()
 
@@ -301,11 +305,7 @@ async def test_the_heartbeat_tells_what_happens(place: Place, runner: Runner) ->
     await runner.start()
     path = place.layout.heartbeat("controller")
     await place.see(3)
-    await eventually(
-        lambda: (
-            (beat := read_heartbeat(path)) is not None and beat.status.get("cameras", {}).get("door", {}).get("used")
-        )
-    )
+    await eventually(lambda: json.loads(path.read_text())["status"].get("cameras", {}).get("door", {}).get("used"))
     await runner.stop()
 
     assert not path.exists()
