@@ -1,5 +1,8 @@
 """Stress of the leased ring: full-speed writer and readers, killed at random, every byte of every read compared.
 
+`python -m detr_sentry.bench.ring_stress --reads 1000000` prints one JSON object; status 1 if anything tore (with
+`--control`: if nothing did).
+
 Each slot is filled with one 64-bit stamp that no other slot of the run has. A reader compares all of it when it takes
 the lease and again after holding it. `leases=False` is the control: the same readers drop the kernel lock at once, and
 must then see torn slots, or the comparison would prove nothing.
@@ -7,6 +10,8 @@ must then see torn slots, or the comparison would prove nothing.
 
 from __future__ import annotations
 
+import argparse
+import json
 import mmap
 import os
 import random
@@ -15,7 +20,7 @@ import signal
 import struct
 import tempfile
 import time
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from fcntl import LOCK_UN, flock
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -171,3 +176,26 @@ def _half_written(stream: Path, slot_bytes: int) -> bool:
             if first != struct.unpack("=Q", file.read(8)):
                 return True
     return False
+
+
+def main() -> int:
+    """Runs the stress as its arguments say."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--reads", type=int, default=1_000_000)
+    parser.add_argument("--most-seconds", type=float, default=3600.0)
+    parser.add_argument("--slot-bytes", type=int, default=1 << 18)
+    parser.add_argument("--control", action="store_true", help="readers drop their leases: they must see torn slots")
+    arguments = parser.parse_args()
+    result = stress(
+        reads=arguments.reads,
+        most_seconds=arguments.most_seconds,
+        slot_bytes=arguments.slot_bytes,
+        leases=not arguments.control,
+        holds_s=(0.0, 0.002, 0.01) if arguments.control else (0.0, 0.0, 0.02),
+    )
+    print(json.dumps(asdict(result)))
+    return int((result.torn > 0) is not arguments.control)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

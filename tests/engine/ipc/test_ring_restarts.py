@@ -107,7 +107,10 @@ def test_a_reader_notices_within_the_recheck_time_that_its_epoch_has_no_name(str
     assert not reader.attached
 
 
-def test_a_writer_that_dies_before_it_unpublishes_the_old_epoch(stream: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("leased_before", [True, False])
+def test_a_writer_that_dies_before_it_unpublishes_the_old_epoch(
+    *, stream: Path, monkeypatch: pytest.MonkeyPatch, leased_before: bool
+) -> None:
     writer = RingWriter(stream, slot_bytes=100, slots=3)
     reader = RingReader(stream)
     put(writer, b"first")
