@@ -62,14 +62,13 @@ class MotionGate:
         self.threshold = 10.0 * 0.25**sensitivity
         self.keep_alive_s = keep_alive_s
         self.moved_pixels = 0
-        self._background: npt.NDArray[np.float32] | None = None
-        self._noise = np.empty((0, 0), np.float32)
+        self._scene: _Scene | None = None
         self._updated_s = -math.inf
         self._passed_s = -math.inf
 
     def reset(self) -> None:
         """Forgets the scene; the next picture passes."""
-        self._background = None
+        self._scene = None
         self._passed_s = -math.inf
 
     def update(self, gray: npt.NDArray[np.uint8], now_s: float) -> Motion:
@@ -83,25 +82,46 @@ class MotionGate:
         return motion
 
     def _compare(self, gray: npt.NDArray[np.uint8], now_s: float) -> Motion:
-        background = self._background
-        if background is None or background.shape != gray.shape or now_s - self._updated_s > FORGET_S:
-            self._background = gray.astype(np.float32) + PEDESTAL
-            self._noise = np.full(gray.shape, NOISE_START, np.float32)
+        scene = self._scene
+        if scene is None or scene.background.shape != gray.shape or now_s - self._updated_s > FORGET_S:
+            self._scene = _Scene(gray)
             return Motion.FIRST
-        picture = gray.astype(np.float32)
-        picture += PEDESTAL
-        background *= _median_ratio(picture, background)
-        deviation = cv2.absdiff(picture, background)
-        moved = (deviation > self._noise * self.threshold).astype(np.uint8)
-        together = cv2.boxFilter(moved, -1, (3, 3), normalize=False, borderType=cv2.BORDER_CONSTANT)
-        self.moved_pixels = int(np.count_nonzero((together >= NEIGHBOURS) & (moved > 0)))
         elapsed_s = min(max(now_s - self._updated_s, 0.0), 1.0)
-        cv2.accumulateWeighted(picture, background, 1.0 - math.exp(-elapsed_s / BACKGROUND_S))
-        np.minimum(deviation, self._noise * NOISE_STEP, out=deviation)
+        self.moved_pixels = scene.compare(gray, threshold=self.threshold, elapsed_s=elapsed_s)
+        return Motion.MOVED if self.moved_pixels >= max(MIN_PIXELS, MIN_SHARE * gray.size) else Motion.STILL
+
+
+class _Scene:
+    """What a camera usually sees: brightness and deviation per pixel, with the room that a comparison needs."""
+
+    def __init__(self, gray: npt.NDArray[np.uint8]) -> None:
+        self.background = gray.astype(np.float32)
+        self.background += PEDESTAL
+        self._noise = np.full(gray.shape, NOISE_START, np.float32)
+        self._picture = np.empty(gray.shape, np.float32)
+        self._deviation = np.empty(gray.shape, np.float32)
+        self._bar = np.empty(gray.shape, np.float32)
+        self._moved = np.empty(gray.shape, np.bool_)
+        self._together = np.empty(gray.shape, np.uint8)
+
+    def compare(self, gray: npt.NDArray[np.uint8], *, threshold: float, elapsed_s: float) -> int:
+        """The number of pixels that moved together; then learns the picture."""
+        picture, deviation, bar = self._picture, self._deviation, self._bar
+        np.add(gray, np.float32(PEDESTAL), out=picture)
+        self.background *= _median_ratio(picture, self.background)
+        cv2.absdiff(picture, self.background, dst=deviation)
+        np.multiply(self._noise, threshold, out=bar)
+        np.greater(deviation, bar, out=self._moved)
+        cv2.boxFilter(
+            self._moved.view(np.uint8), -1, (3, 3), self._together, normalize=False, borderType=cv2.BORDER_CONSTANT
+        )
+        self._moved &= self._together >= NEIGHBOURS
+        cv2.accumulateWeighted(picture, self.background, 1.0 - math.exp(-elapsed_s / BACKGROUND_S))
+        np.multiply(self._noise, NOISE_STEP, out=bar)
+        np.minimum(deviation, bar, out=deviation)
         cv2.accumulateWeighted(deviation, self._noise, 1.0 - math.exp(-elapsed_s / NOISE_S))
         np.maximum(self._noise, NOISE_FLOOR, out=self._noise)
-        needed = max(MIN_PIXELS, MIN_SHARE * gray.size)
-        return Motion.MOVED if self.moved_pixels >= needed else Motion.STILL
+        return int(np.count_nonzero(self._moved))
 
 
 def _median_ratio(picture: npt.NDArray[np.float32], background: npt.NDArray[np.float32]) -> float:
