@@ -11,7 +11,9 @@ import numpy.typing as npt
 import onnx
 import pytest
 import simplejpeg
+from onnx import helper, numpy_helper
 
+from detr_sentry.errors import ModelRefusedError
 from detr_sentry.models.bake import bake
 from detr_sentry.models.coco import COCO_LABELS
 
@@ -90,3 +92,45 @@ def test_pixels_are_divided_by_255_and_nothing_else(
 
     assert rows.dtype == np.float32
     assert rows[0, 4] == pytest.approx(0.2, abs=1e-3 if half else 1e-6)
+
+
+def test_a_model_whose_number_of_rows_depends_on_the_picture_is_refused(deim: Builder, tmp_path: Path) -> None:
+    model = deim(labels=np.zeros(4), boxes=np.ones((4, 4)), scores=np.ones(4))
+    for name, node in zip(("boxes", "scores", "labels"), list(model.graph.node)[-3:], strict=True):
+        node.output[0] = f"all {name}"
+        model.graph.node.append(helper.make_node("Compress", [f"all {name}", "chosen"], [name], axis=1))
+    model.graph.node.append(helper.make_node("Greater", ["given", "mean"], ["above"]))
+    model.graph.node.append(helper.make_node("Squeeze", ["above"], ["chosen"]))
+    nodes = {node.output[0]: node for node in model.graph.node}
+    order = ["mean", "sizes", "scale", "above", "chosen", *(f"all {name}" for name in ("boxes", "scores", "labels"))]
+    del model.graph.node[:]
+    model.graph.node.extend(nodes[name] for name in [*order, "boxes", "scores", "labels"])
+    for value in model.graph.output:
+        value.type.tensor_type.shape.dim[1].dim_param = "found"
+
+    with pytest.raises(ModelRefusedError, match="number of its queries is not fixed"):
+        bake(model.SerializeToString(), tmp_path / "baked.onnx")
+
+
+def test_the_rows_are_those_of_the_top_k_where_shapes_are_lost(deim: Builder, tmp_path: Path) -> None:
+    model = deim(labels=np.zeros(4), boxes=np.ones((4, 4)), scores=np.array([0.1, 0.4, 0.3, 0.2]))
+    nodes = list(model.graph.node)
+    score = next(node for node in nodes if node.output[0] == "scores")
+    score.output[0] = "unsorted"
+    model.graph.initializer.append(numpy_helper.from_array(np.array([4], np.int64), "count"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, -1], np.int64), "flat"))
+    later = [
+        helper.make_node("NonZero", ["unsorted"], ["found"]),  # a shape that only the data tell
+        helper.make_node("Shape", ["found"], ["found.shape"]),
+        helper.make_node("Gather", ["found.shape", "last"], ["found.count"], axis=0),
+        helper.make_node("Concat", ["one.row", "found.count"], ["row"], axis=0),
+        helper.make_node("Reshape", ["unsorted", "row"], ["scattered"]),
+        helper.make_node("TopK", ["scattered", "count"], ["scores", "order"], axis=1),
+    ]
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "last"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1], np.int64), "one.row"))
+    model.graph.node.extend(later)
+    for value in model.graph.output:
+        value.type.tensor_type.shape.dim[1].dim_param = "rows"
+
+    assert bake(model.SerializeToString(), tmp_path / "baked.onnx").queries == 4

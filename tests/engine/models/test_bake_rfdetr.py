@@ -11,6 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from onnx import helper
 
 from detr_sentry.errors import ModelRefusedError
 from detr_sentry.models.bake import bake
@@ -161,3 +162,77 @@ def test_the_same_export_bakes_to_the_same_bytes(rfdetr: Builder, tmp_path: Path
         bake(rfdetr().SerializeToString(), tmp_path / name)
 
     assert (tmp_path / "a").read_bytes() == (tmp_path / "b").read_bytes()
+
+
+def weights_from_constant_node(model: onnx.ModelProto) -> None:
+    tensor = next(entry for entry in model.graph.initializer if entry.name == "patch.weight")
+    model.graph.initializer.remove(tensor)
+    model.graph.node.insert(0, helper.make_node("Constant", [], ["patch.weight"], value=tensor))
+
+
+def weights_computed(model: onnx.ModelProto) -> None:
+    tensor = next(entry for entry in model.graph.initializer if entry.name == "patch.weight")
+    tensor.name = "patch.weight.stored"
+    model.graph.node.insert(0, helper.make_node("Neg", [tensor.name], ["patch.weight.less"]))
+    model.graph.node.insert(1, helper.make_node("Neg", ["patch.weight.less"], ["patch.weight"]))
+
+
+def read_by_two(model: onnx.ModelProto) -> None:
+    model.graph.node.append(helper.make_node("ReduceMean", ["input"], ["brightness"], keepdims=0))
+    model.graph.output.append(helper.make_tensor_value_info("brightness", onnx.TensorProto.FLOAT, []))
+
+
+def read_by_pooling(model: onnx.ModelProto) -> None:
+    model.graph.node[0].CopyFrom(helper.make_node("AveragePool", ["input"], ["x"], kernel_shape=[1, 1], strides=[1, 1]))
+
+
+def identity_first(model: onnx.ModelProto) -> None:
+    model.graph.node[0].CopyFrom(helper.make_node("Identity", ["input"], ["x"]))
+
+
+def automatic_padding(model: onnx.ModelProto) -> None:
+    conv = model.graph.node[1]
+    conv.attribute.remove(next(entry for entry in conv.attribute if entry.name == "pads"))
+    conv.attribute.append(helper.make_attribute("auto_pad", "SAME_UPPER"))
+
+
+@pytest.mark.parametrize(
+    ("change", "folded"),
+    [
+        (weights_from_constant_node, True),
+        (identity_first, True),
+        (weights_computed, False),
+        (read_by_two, False),
+        (read_by_pooling, False),
+        (automatic_padding, False),
+    ],
+    ids=lambda value: getattr(value, "__name__", ""),
+)
+def test_normalisation_is_folded_only_where_that_is_exact(
+    change: Callable[[onnx.ModelProto], None],
+    folded: bool,
+    rfdetr: Builder,
+    run_model: Runner,
+    imagenet: Callable[[Array], Array],
+    noise: Array,
+    tmp_path: Path,
+) -> None:
+    model = rfdetr()
+    change(model)
+    boxes, logits, *_ = run_model(model, {"input": imagenet(noise).astype(np.float32)})
+
+    rows = baked_rows(model, tmp_path, run_model, noise, classes=["person"])
+
+    operators = [node.op_type for node in onnx.load(tmp_path / "baked.onnx").graph.node]
+    assert folded == ("Sub" not in operators)
+    np.testing.assert_allclose(rows[:, 4], 1 / (1 + np.exp(-logits[0, :, 1].astype(np.float64))), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(rows[:, 2] - rows[:, 0], boxes[0, :, 2], rtol=0, atol=1e-5)
+
+
+def test_the_weights_that_were_folded_are_not_kept_twice(rfdetr: Builder, tmp_path: Path) -> None:
+    for name, options in (("once", {}), ("twice", {"shared_weight": True})):
+        bake(rfdetr(**options).SerializeToString(), tmp_path / name)
+    kept = {name: [entry.name for entry in onnx.load(tmp_path / name).graph.initializer] for name in ("once", "twice")}
+
+    assert "patch.weight" not in kept["once"]
+    assert "patch.weight" in kept["twice"]
