@@ -44,6 +44,34 @@ test("a slow client does not slow another, and gets no backlog", async () => {
   assert.ok(together > 0.7 * alone, `${together} fps beside slow clients, ${alone} fps alone`);
 });
 
+test("a viewer elsewhere asks its host for an address before each attempt, and stops when it is removed", async () => {
+  const asked = await page.evaluate(async (camera) => {
+    const viewer = document.createElement("detr-sentry-viewer");
+    const url = new URL(`api/v1/cameras/${camera}/stream?fps=5&width=640`, document.baseURI);
+    url.protocol = "ws:";
+    window.asked = [];
+    viewer.connect = async (id) => {
+      window.asked.push(id);
+      if (window.asked.length === 1) throw new Error("the host cannot sign an address yet");
+      return url.href;
+    };
+    viewer.id = "card";
+    viewer.camera = camera;
+    document.body.append(viewer);
+    while (!(viewer.figures.fps > 0)) await new Promise((resolve) => setTimeout(resolve, 50));
+    return window.asked;
+  }, CAMERA);
+  const state = await page.evaluate(() => {
+    const viewer = document.getElementById("card");
+    viewer.remove();
+    const pixels = viewer.picture.getContext("2d").getImageData(0, 0, viewer.picture.width, viewer.picture.height).data;
+    return { width: viewer.picture.width, link: viewer.figures.link, empty: pixels.every((value) => value === 0) };
+  });
+
+  assert.deepEqual([CAMERA, CAMERA], asked);
+  assert.deepEqual({ width: 640, link: "stopped", empty: true }, state);
+});
+
 test("the page says when the engine is gone, and comes back by itself", async () => {
   const { pid } = JSON.parse(readFileSync(process.env.SENTRY_GATEWAY_BEAT, "utf8"));
   process.kill(pid, "SIGKILL");
