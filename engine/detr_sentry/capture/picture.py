@@ -18,8 +18,8 @@ FROZEN_AFTER_NS: Final = 10_000_000_000
 """A real sensor never repeats itself bit by bit; ten seconds are no hiccup of a network camera."""
 BLACK_LOOK_NS: Final = 5_000_000_000
 """A tiny decode takes a few milliseconds, so it must be rare."""
-BLACK_LEVEL: Final = 26
-"""Highest luma of a black picture (video black is 16); even a dark night has brighter pixels, by noise alone."""
+BLACK_LEVEL: Final = 22
+"""Highest luma of a black picture (video black is 16); a dark night has something brighter somewhere."""
 _BLACK_SHARE: Final = 99.5  # per cent of the pixels that must be dark: a hot pixel or a clock overlay may shine
 _TAIL: Final = 4096
 _RAW_SAMPLES: Final = 8192

@@ -117,20 +117,24 @@ class Capture:
         self._source: Source = make_source(camera)
         layout = Layout(settings.shm_root, settings.instance)
         layout.create()
-        self._cleanup = contextlib.ExitStack()
-        self._heartbeat = Heartbeat(layout.heartbeat("capture", camera.id), "capture", camera.id)
-        self._cleanup.callback(self._heartbeat.close)
         self._link = Link(camera.id, self._spec.redacted)
-        self._heartbeat.beat(Phase.STARTING, self._link.status(time.monotonic_ns()))
-        self._bell = Bell(layout.bell("capture", camera.id))
-        self._cleanup.callback(self._bell.close)
-        self._publisher = Publisher(layout, camera.id, settings.telemetry)
-        self._cleanup.callback(self._publisher.close)
-        self._orders = Orders(
-            layout.stream(camera.id, "sentry"), camera.id,
-            standby_fps=camera.standby_fps, state_dir=settings.state_dir,
-        )  # fmt: skip
-        self._cleanup.callback(self._orders.close)
+        with contextlib.ExitStack() as cleanup:
+            # The ring's writer lock comes first: a second capture of this camera must not touch the heartbeat.
+            self._publisher = Publisher(layout, camera.id, settings.telemetry)
+            cleanup.callback(self._publisher.close)
+            self._bell = Bell(layout.bell("capture", camera.id))
+            cleanup.callback(self._bell.close)
+            self._orders = Orders(
+                layout.stream(camera.id, "sentry"),
+                camera.id,
+                standby_fps=camera.standby_fps,
+                state_dir=settings.state_dir,
+            )
+            cleanup.callback(self._orders.close)
+            self._heartbeat = Heartbeat(layout.heartbeat("capture", camera.id), "capture", camera.id)
+            cleanup.callback(self._heartbeat.close)
+            self._heartbeat.beat(Phase.STARTING, self._link.status(time.monotonic_ns()))
+            self._cleanup = cleanup.pop_all()
         self._watch = PictureWatch()
         self._backoff = Backoff()
         self._pacer = Pacer(0.0, 0)
@@ -253,6 +257,7 @@ class Capture:
     def _take(self, frame: RawFrame) -> None:
         if frame.info is not None:
             self._adopt(frame.info)
+            self._pacer.set_rate(self._paced_rate(frame.info), time.monotonic_ns())
         info = self._info
         assert info is not None
         data, timestamp_ns = self._publisher.publish(frame)

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
-from detr_sentry.capture.source import Source, SourceSpec, parse_source
+from detr_sentry.capture.source import Source, parse_source
+from detr_sentry.errors import SettingsError
 
 if TYPE_CHECKING:
     from detr_sentry.settings import CameraSettings
+
+STREAMS: Final = frozenset({"rtsp", "rtsps", "http", "https", "file"})
 
 
 def make_source(camera: CameraSettings) -> Source:
@@ -25,10 +28,13 @@ def make_source(camera: CameraSettings) -> Source:
         from detr_sentry.capture.replay import ReplaySource
 
         return ReplaySource(spec, camera)
-    return _stream(spec, camera)
+    if camera.standby_source is None:
+        from detr_sentry.capture.stream import StreamSource
 
+        return StreamSource(spec, camera)
+    from detr_sentry.capture.standby import StandbyPair
 
-def _stream(spec: SourceSpec, camera: CameraSettings) -> Source:
-    from detr_sentry.capture.stream import StreamSource
-
-    return StreamSource(spec, camera)
+    standby = parse_source(camera.standby_source)
+    if standby.scheme not in STREAMS:
+        raise SettingsError("standby_source", f"{standby.redacted} must be a stream of the same network camera")
+    return StandbyPair(spec, standby, camera)
