@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 _ATTEMPTS = 16
 """Looks at the head before a reader gives up for now; each lost race means that a newer slot was published."""
 
-_WORD = struct.Struct("=Q").unpack_from
+_WORD = struct.Struct("@Q").unpack_from  # native: one aligned load; the standard sizes are read byte by byte
 _PUBLISH_OFFSET = fmt.PUBLISH_WORD * 8
 
 
