@@ -64,6 +64,7 @@ class Recorder:
         self._retry_s = retry_s
         self._pending: OrderedDict[str, Change] = OrderedDict()
         self._wake = asyncio.Event()
+        self._closed = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="history")
 
     def record(self, change: Change) -> None:
@@ -152,6 +153,9 @@ class Recorder:
 
     async def close(self) -> None:
         """Store what waits, as far as that takes less than FLUSH_S, and end the thread. `run` must have ended."""
+        if self._closed:
+            return
+        self._closed = True
         with contextlib.suppress(StorageError, TimeoutError):
             async with asyncio.timeout(FLUSH_S):
                 if self._history.is_open:

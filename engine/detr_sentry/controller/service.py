@@ -306,7 +306,9 @@ class Controller:
         }
 
     def _greeting(self) -> list[dict[str, Any]]:
-        return [{"push": "state", "camera": self.report(camera)} for camera in self._cameras]
+        claim = self.companion.claim
+        companion = {"push": "companion", "companion": None if claim is None else claim.report()}
+        return [*({"push": "state", "camera": self.report(camera)} for camera in self._cameras), companion]
 
 
 async def _serve(controller: Controller) -> None:

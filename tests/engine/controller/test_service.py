@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from detr_sentry.controller.service import Controller
-from detr_sentry.errors import ControlError, WriterBusyError
+from detr_sentry.errors import ControlError, IpcError, WriterBusyError
 from detr_sentry.ipc.bells import Bell
 from detr_sentry.ipc.messages import Mode, PixelFormat, State
+from detr_sentry.ipc.ring import RingReader, RingWriter
 
 from .conftest import PERSON, Place, Runner, SentryReader, eventually
 
@@ -336,6 +338,9 @@ async def test_the_companions_claim_is_kept_and_told(place: Place, runner: Runne
 
         pushes = place.client().subscribe()
         await anext(pushes)
+
+        assert {"push": "companion", "companion": None} == await anext(pushes)
+
         claim = await client.call("set_companion", ha_instance="abc", replace_mqtt_entities=True)
 
         assert ("abc", True) == (claim["ha_instance"], claim["replace_mqtt_entities"])
@@ -435,3 +440,72 @@ async def test_the_state_file_is_readable_json(place: Place, runner: Runner) -> 
     assert {"mode": "off", "back": "auto", "duration_s": 60} == {
         key: value for key, value in stored_mode["cameras"]["door"].items() if key != "until"
     }
+
+
+async def test_a_broken_message_is_counted_and_the_next_one_used(
+    place: Place, runner: Runner, sentry: SentryReader, caplog: pytest.LogCaptureFixture
+) -> None:
+    controller = await runner.start()
+    camera = controller._cameras["door"]
+    assert place.detections is not None
+    for number in range(2):
+        slot = place.detections.ring.begin()
+        assert slot is not None
+        slot[:] = b"\xff" * len(slot)
+        place.detections.ring.publish()
+        place.bell.ring()
+        await eventually(lambda: camera.corrupt == number + 1)  # noqa: B023 - awaited at once
+
+    assert 1 == sum(entry.levelno >= logging.WARNING for entry in caplog.records)
+
+    assert slot is not None
+    place.close()
+    await asyncio.to_thread(place.writers)
+    await raise_alarm(place, sentry)
+
+
+async def test_a_broken_sentry_ring_is_no_alarm_to_resume(place: Place, runner: Runner) -> None:
+    def leave_rubbish() -> None:
+        ring = RingWriter(place.layout.stream("door", "sentry"), slot_bytes=500, slots=3)
+        slot = ring.begin()
+        assert slot is not None
+        slot[:] = b"\xff" * len(slot)
+        ring.publish()
+        ring.close()
+
+    await asyncio.to_thread(leave_rubbish)
+    controller = await runner.start()
+
+    assert ("standby", None) == (controller.report("door")["state"], controller.report("door")["event_id"])
+
+
+async def test_readers_that_hold_every_slot_delay_the_news_only(
+    place: Place, runner: Runner, sentry: SentryReader
+) -> None:
+    controller = await runner.start()
+    camera = controller._cameras["door"]
+    readers = [RingReader(place.layout.stream("door", "sentry")) for _ in range(6)]
+    for reader in readers:
+        assert reader.acquire() is not None
+        camera.publish()
+
+    assert camera.unpublished >= 1
+
+    async with place.client() as client:
+        await client.call("set_mode", camera="door", mode="off")
+    for reader in readers:
+        reader.close()
+    await eventually(lambda: state_of(sentry) is State.OFF)
+
+
+async def test_a_failure_of_a_part_ends_the_service(
+    place: Place, runner: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise IpcError("no more memory")
+
+    monkeypatch.setattr("detr_sentry.controller.service.read_health", fail)
+    await runner.start()
+    await asyncio.sleep(0.5)
+    with pytest.raises(IpcError, match="no more memory"):
+        await runner.stop()

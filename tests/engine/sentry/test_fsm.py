@@ -562,3 +562,48 @@ def test_an_undecided_validation_is_given_its_time() -> None:
         camera.frames(2)
 
     assert State.VALIDATING == camera.state()
+
+
+def test_a_resumed_alarm_goes_on_and_its_hold_starts_anew() -> None:
+    camera = Camera()
+    camera.sentry.resume("earlier", since_ns=WALL)
+
+    assert (State.ALARMED, "earlier", WALL, None) == (
+        camera.state(),
+        camera.sentry.status.event_id,
+        camera.sentry.status.since_ns,
+        camera.sentry.status.person,
+    )
+
+    camera.frame(after=2.9)
+
+    assert (State.ALARMED, True) == (camera.state(), camera.sentry.status.person)
+
+    camera.frames(2, after=1.4)
+
+    assert State.ALARMED == camera.state()
+
+    camera.frame(after=0.2)
+
+    assert ["standby_resumed"] == camera.story
+    assert ("earlier", WALL) == (camera.events[0].event_id, camera.events[0].start_ns)
+
+
+def test_nothing_is_resumed_while_off() -> None:
+    camera = Camera()
+    camera.mode(Mode.OFF)
+    camera.sentry.resume("earlier", since_ns=WALL)
+
+    assert (State.OFF, "") == (camera.state(), camera.sentry.status.event_id)
+
+
+def test_recall_does_not_replace_what_was_seen_since() -> None:
+    camera = Camera()
+    camera.sentry.recall(last_seen_ns=WALL)
+
+    assert WALL == camera.sentry.status.last_seen_ns
+
+    camera.frame(PERSON)
+    camera.sentry.recall(last_seen_ns=WALL)
+
+    assert WALL != camera.sentry.status.last_seen_ns
