@@ -27,6 +27,26 @@ MAX_TENSOR_ELEMENTS = 1 << 27
 MAX_DEPTH = 8
 """Nesting of subgraphs (If, Loop); exported detectors have none."""
 
+_KNOWN_TYPES = frozenset(onnx.helper.get_all_tensor_dtypes())
+_WHOLE_BYTES = frozenset(
+    {
+        TensorProto.FLOAT,
+        TensorProto.FLOAT16,
+        TensorProto.BFLOAT16,
+        TensorProto.DOUBLE,
+        TensorProto.INT8,
+        TensorProto.UINT8,
+        TensorProto.INT16,
+        TensorProto.UINT16,
+        TensorProto.INT32,
+        TensorProto.UINT32,
+        TensorProto.INT64,
+        TensorProto.UINT64,
+        TensorProto.BOOL,
+    }
+)
+"""Types whose elements are not packed: 4-bit ones are, and text has no raw form."""
+
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 _SHAPE_DATA_ELEMENTS = 1024
 """Initializers up to this size keep their values for shape inference: shapes and indices are small, weights are not."""
@@ -57,24 +77,17 @@ def parse_model(data: bytes, what: str) -> onnx.ModelProto:
 
 def check_model(model: onnx.ModelProto, what: str) -> None:
     """Refuse what no detector of ours holds. Raises ModelRefusedError with the reason."""
-    if model.functions:
-        raise ModelRefusedError(f"{what}: holds model-local functions; export it with plain ONNX operators")
-    if model.training_info:
-        raise ModelRefusedError(f"{what}: holds training graphs; export it for inference")
-    for opset in model.opset_import:
-        _check_domain(opset.domain, what)
-        if opset.version > onnx.defs.onnx_opset_version():
-            newest = onnx.defs.onnx_opset_version()
-            raise ModelRefusedError(f"{what}: opset {opset.version}; this build knows opsets up to {newest}")
+    _check_parts(model, what)
     for node in walk_nodes(model.graph, what):
         _check_domain(node.domain, f"{what}: operator {node.op_type} {node.name!r}")
     for tensor in _walk_tensors(model.graph, what):
         _check_tensor(tensor, what)
     for value in (*model.graph.input, *model.graph.output):
         _check_elements(_static_elements(value), f"{what}: {value.name!r}")
+    bare = _without_weights(model)
     try:
-        onnx.checker.check_model(model)
-        inferred = infer_shapes(model)
+        onnx.checker.check_model(bare)
+        inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         reason = str(error).strip().splitlines()
         raise ModelRefusedError(f"{what}: not valid ONNX: {reason[0] if reason else 'unknown'}") from error
@@ -84,15 +97,24 @@ def check_model(model: onnx.ModelProto, what: str) -> None:
 
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
     """A copy of `model` without its weights, whose values carry the shapes that ONNX can infer."""
-    bare = onnx.ModelProto()
-    bare.CopyFrom(model)
-    weights = [tensor for tensor in bare.graph.initializer if math.prod(tensor.dims) > _SHAPE_DATA_ELEMENTS]
-    named = {value.name for value in bare.graph.input}
-    for tensor in weights:
-        if tensor.name not in named:
+    return onnx.shape_inference.infer_shapes(_without_weights(model), data_prop=True)
+
+
+def _without_weights(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A copy whose large initializers are inputs: the checks see every node and copy no weight, which may be 100 MB."""
+    graph = model.graph
+    bare = onnx.ModelProto(ir_version=model.ir_version, opset_import=model.opset_import)
+    bare.graph.name = graph.name
+    bare.graph.node.extend(graph.node)
+    bare.graph.input.extend(graph.input)
+    bare.graph.output.extend(graph.output)
+    named = {value.name for value in graph.input}
+    for tensor in graph.initializer:
+        if math.prod(tensor.dims) <= _SHAPE_DATA_ELEMENTS:
+            bare.graph.initializer.append(tensor)
+        elif tensor.name not in named:
             bare.graph.input.append(onnx.helper.make_tensor_value_info(tensor.name, tensor.data_type, tensor.dims))
-        bare.graph.initializer.remove(tensor)
-    return onnx.shape_inference.infer_shapes(bare, data_prop=True)
+    return bare
 
 
 def walk_nodes(graph: onnx.GraphProto, what: str, depth: int = 0) -> Iterator[onnx.NodeProto]:
@@ -143,15 +165,30 @@ def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
 def _walk_tensors(graph: onnx.GraphProto, what: str) -> Iterator[TensorProto]:
     for part in (graph, *(sub for node in walk_nodes(graph, what) for sub in _subgraphs(node))):
         yield from part.initializer
-        for sparse in part.sparse_initializer:
-            yield from (sparse.values, sparse.indices)
     for node in walk_nodes(graph, what):
         for attribute in node.attribute:
             if attribute.HasField("t"):
                 yield attribute.t
             yield from attribute.tensors
-            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+            if attribute.HasField("sparse_tensor"):
+                yield from (attribute.sparse_tensor.values, attribute.sparse_tensor.indices)
+            for sparse in attribute.sparse_tensors:
                 yield from (sparse.values, sparse.indices)
+
+
+def _check_parts(model: onnx.ModelProto, what: str) -> None:
+    """What a file may consist of at all, and the operator sets that it asks for."""
+    if model.functions:
+        raise ModelRefusedError(f"{what}: holds model-local functions; export it with plain ONNX operators")
+    if model.graph.sparse_initializer:
+        raise ModelRefusedError(f"{what}: holds sparse weights; save it with dense ones")
+    if model.training_info:
+        raise ModelRefusedError(f"{what}: holds training graphs; export it for inference")
+    newest = onnx.defs.onnx_opset_version()
+    for opset in model.opset_import:
+        _check_domain(opset.domain, what)
+        if opset.version > newest:
+            raise ModelRefusedError(f"{what}: opset {opset.version}; this build knows opsets up to {newest}")
 
 
 def _check_domain(domain: str, what: str) -> None:
@@ -164,7 +201,15 @@ def _check_tensor(tensor: TensorProto, what: str) -> None:
         raise ModelRefusedError(f"{what}: tensor {tensor.name!r} lies in another file; save the model as one file")
     if any(dim < 0 for dim in tensor.dims):
         raise ModelRefusedError(f"{what}: tensor {tensor.name!r} has a negative dimension")
-    _check_elements(math.prod(tensor.dims), f"{what}: tensor {tensor.name!r}")
+    elements = math.prod(tensor.dims)
+    _check_elements(elements, f"{what}: tensor {tensor.name!r}")
+    if tensor.data_type not in _KNOWN_TYPES:
+        raise ModelRefusedError(f"{what}: tensor {tensor.name!r} is of type {tensor.data_type}")
+    size = onnx.helper.tensor_dtype_to_np_dtype(tensor.data_type).itemsize
+    if tensor.HasField("raw_data") and tensor.data_type in _WHOLE_BYTES and len(tensor.raw_data) != elements * size:
+        raise ModelRefusedError(
+            f"{what}: tensor {tensor.name!r} has {len(tensor.raw_data)} bytes instead of {elements * size}"
+        )
 
 
 def _check_elements(elements: int, what: str) -> None:

@@ -73,6 +73,25 @@ def truncated_weights(model: onnx.ModelProto) -> None:
     model.graph.initializer[0].raw_data = model.graph.initializer[0].raw_data[:-4]
 
 
+def strange_type(model: onnx.ModelProto) -> None:
+    model.graph.initializer[0].data_type = 99
+
+
+def sparse_weights(model: onnx.ModelProto) -> None:
+    model.graph.sparse_initializer.add()
+
+
+def sparse_attribute(model: onnx.ModelProto) -> None:
+    values = numpy_helper.from_array(np.ones(1, np.float32), "values")
+    values.data_location = TensorProto.EXTERNAL
+    sparse = helper.make_sparse_tensor(values, numpy_helper.from_array(np.zeros(1, np.int64), "indices"), [4])
+    model.graph.node.append(helper.make_node("Constant", [], ["unused"], sparse_value=sparse))
+
+
+def no_default_operators(model: onnx.ModelProto) -> None:
+    del model.opset_import[:]
+
+
 def cycle(model: onnx.ModelProto) -> None:
     model.graph.node.append(helper.make_node("Identity", ["later"], ["sooner"]))
     model.graph.node.append(helper.make_node("Identity", ["sooner"], ["later"]))
@@ -137,7 +156,11 @@ def old_opset(model: onnx.ModelProto) -> None:
         (negative_initializer, "negative dimension"),
         (giant_activation, "claims 4294967296 elements"),
         (giant_input, "claims 3221225472 elements"),
-        (truncated_weights, "not valid ONNX"),
+        (truncated_weights, "has 24572 bytes instead of 24576"),
+        (strange_type, "is of type 99"),
+        (sparse_weights, "sparse weights"),
+        (sparse_attribute, "lies in another file"),
+        (no_default_operators, "not valid ONNX"),
         (cycle, "not valid ONNX"),
         (future_opset, "opset 999; this build knows"),
         (nested, "nested deeper"),
