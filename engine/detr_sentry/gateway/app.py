@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from . import inputs
 from .api import Api
@@ -81,10 +83,22 @@ def build_app(gateway: Gateway, policy: ListenerPolicy, auth: Authenticator) -> 
     return app
 
 
+class _NoProtocolErrors(logging.Filter):
+    """What is not HTTP is answered with 400 and is no news: anyone who can connect could fill the log with it."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        error = record.exc_info[1] if record.exc_info else None
+        return not isinstance(error, HttpProcessingError)
+
+
 def make_runner(app: web.Application) -> web.AppRunner:
     """A runner with the limits that keep a hostile client from costing more than a connection."""
+    logger = logging.getLogger("detr_sentry.gateway.http")
+    if not logger.filters:
+        logger.addFilter(_NoProtocolErrors())
     return web.AppRunner(
         app,
+        logger=logger,
         access_log=None,
         handler_cancellation=True,
         keepalive_timeout=IDLE_S,

@@ -46,14 +46,14 @@ async def serve(settings: Settings, *, stop: asyncio.Event | None = None) -> int
     heartbeat = Heartbeat(Layout(settings.shm_root, settings.instance).heartbeat("gateway"), "gateway")
     heartbeat.beat(Phase.STARTING)
     policies = listeners(settings)
-    auth = make_authenticator(settings, policies)
+    auth = await asyncio.to_thread(make_authenticator, settings, policies)
     gateway = Gateway(settings)
     runners: list[web.AppRunner] = []
     try:
         await gateway.start()
         urls = []
         for policy in policies:
-            runner = make_runner(build_app(gateway, policy, auth))
+            runner = make_runner(await asyncio.to_thread(build_app, gateway, policy, auth))
             runners.append(runner)
             urls.append(await listen(runner, policy))
         log.info("listening on %s", ", ".join(urls))

@@ -43,7 +43,7 @@ class WriteWatch:
 
     def sweep(self, now: float) -> None:
         """Abort every write that made no progress for STALL_S; its waiter then gets ConnectionResetError."""
-        for write in list(self._writes.values()):
+        for key, write in list(self._writes.items()):
             left = write.transport.get_write_buffer_size()
             if left < write.left:
                 write.since, write.left = now, left
@@ -51,4 +51,5 @@ class WriteWatch:
                 write.left = left
             elif now - write.since >= STALL_S:
                 self._counters.stalled_clients += 1
+                del self._writes[key]
                 write.transport.abort()

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 import pytest
 import simplejpeg
-from aiohttp import ClientSession, ClientWebSocketResponse, DummyCookieJar, WSMsgType
+from aiohttp import ClientSession, ClientWebSocketResponse, DummyCookieJar, WSMsgType, web
 from blockbuster import BlockBuster, blockbuster_ctx
 
 from detr_sentry.errors import ControlError
@@ -305,7 +305,7 @@ class Running:
     gateway: Gateway
     url: str
     http: ClientSession
-    auth: Authenticator
+    apps: list[web.Application]
 
     async def until(self, condition: Callable[[], bool], timeout_s: float = 5.0) -> None:
         """Wait for something that must come true soon."""
@@ -391,11 +391,12 @@ async def start(make_settings: Callable[..., Settings], shm_root: Path) -> Async
             if policy.host == "0.0.0.0":
                 policy = replace(policy, host="127.0.0.1")  # tests listen on loopback, whatever the policy is made for
             auth = Authenticator(TOKEN if policy.token_required else None, time.monotonic)
-            runner = make_runner(await asyncio.to_thread(build_app, gateway, policy, auth))
+            app = await asyncio.to_thread(build_app, gateway, policy, auth)
+            runner = make_runner(app)
             stack.push_async_callback(runner.cleanup)
             url = (await listen(runner, policy)).replace("localhost", "127.0.0.1")
             http = await stack.enter_async_context(ClientSession(url, cookie_jar=DummyCookieJar()))
-            running = Running(engine=engine, gateway=gateway, url=url, http=http, auth=auth)
+            running = Running(engine=engine, gateway=gateway, url=url, http=http, apps=[app])
             if engine.controlled:
                 await running.until(lambda: bool(gateway.link.cameras))
             return running

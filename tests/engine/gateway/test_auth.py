@@ -190,7 +190,7 @@ async def test_another_page_changes_nothing_on_loopback_too(
 
 @pytest.mark.parametrize("path", ["/api/v1/cameras/door/stream", "/api/v1/live"])
 @pytest.mark.parametrize("token", [False, True])
-async def test_another_page_opens_no_websocket(start: Callable[..., Any], path: str, token: bool) -> None:  # noqa: FBT001
+async def test_another_page_opens_no_websocket(start: Callable[..., Any], path: str, token: bool) -> None:
     running: Running = await start(policy=OPEN if token else None)
     headers = {"Origin": "http://evil.example", **(BEARER if token else {})}
     with pytest.raises(WSServerHandshakeError) as refused:

@@ -43,7 +43,7 @@ def test_every_other_address_needs_the_token(host: str) -> None:
         ("[::1", False),
     ],
 )
-def test_on_loopback_only_loopback_names_pass_as_host(header: str | None, allowed: bool) -> None:  # noqa: FBT001
+def test_on_loopback_only_loopback_names_pass_as_host(header: str | None, allowed: bool) -> None:
     assert allowed is LOOPBACK.allows_host(header)
 
 
@@ -59,7 +59,7 @@ def test_on_loopback_only_loopback_names_pass_as_host(header: str | None, allowe
         ("sentry.lan.evil.example", False),
     ],
 )
-def test_elsewhere_addresses_and_listed_names_pass_as_host(header: str, allowed: bool) -> None:  # noqa: FBT001
+def test_elsewhere_addresses_and_listed_names_pass_as_host(header: str, allowed: bool) -> None:
     assert allowed is OPEN.allows_host(header)
 
 
@@ -80,7 +80,7 @@ def test_elsewhere_addresses_and_listed_names_pass_as_host(header: str, allowed:
         ("http://[::1", "127.0.0.1:8099", False),
     ],
 )
-def test_only_the_page_that_we_served_is_an_origin(origin: str, host: str, allowed: bool) -> None:  # noqa: FBT001
+def test_only_the_page_that_we_served_is_an_origin(origin: str, host: str, allowed: bool) -> None:
     assert allowed is LOOPBACK.allows_origin(origin, scheme="http", hosts=(host,))
 
 
@@ -102,7 +102,7 @@ def test_behind_ingress_the_scheme_may_differ_but_not_the_host() -> None:
     ("peer", "allowed"),
     [("172.30.32.2", True), ("::ffff:172.30.32.2", True), ("172.30.32.3", False), ("127.0.0.1", False), (None, False)],
 )
-def test_only_the_ingress_proxy_may_connect_to_its_port(peer: str | None, allowed: bool) -> None:  # noqa: FBT001
+def test_only_the_ingress_proxy_may_connect_to_its_port(peer: str | None, allowed: bool) -> None:
     assert allowed is INGRESS.allows_peer(peer)
 
 
