@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import mmap
 import os
 import struct
 from contextlib import suppress
+from fcntl import LOCK_NB, LOCK_SH, LOCK_UN, flock
+from os import SEEK_END, lseek
 from sys import getrefcount
 from threading import get_ident
 from time import monotonic
@@ -25,6 +26,8 @@ _ATTEMPTS = 16
 
 _WORD = struct.Struct("@Q").unpack_from  # native: one aligned load; the standard sizes are read byte by byte
 _PUBLISH_OFFSET = fmt.PUBLISH_WORD * 8
+_HEAD_BYTES = fmt.HEAD_BYTES
+_SHARED = LOCK_SH | LOCK_NB
 
 
 def _map(fd: int, size: int, what: Path) -> mmap.mmap:
@@ -96,11 +99,11 @@ class _Attachment:
 
     def intact(self) -> bool:
         """Whether the head still has its size; reading beyond it would be SIGBUS."""
-        return os.lseek(self.head_fd, 0, os.SEEK_END) >= fmt.HEAD_BYTES
+        return lseek(self.head_fd, 0, SEEK_END) >= _HEAD_BYTES
 
     def word(self) -> int:
         """The publish word; 0 where nothing is published or the head was truncated."""
-        if not self.intact():
+        if lseek(self.head_fd, 0, SEEK_END) < _HEAD_BYTES:
             return 0
         word: int = _WORD(self.head, _PUBLISH_OFFSET)[0]
         return word
@@ -115,7 +118,7 @@ class _Attachment:
                 slot = self.slots[index] = _Slot(self.directory / str(index), self.file_bytes)
             except (OSError, CorruptMessageError):
                 return None
-        elif os.lseek(slot.fd, 0, os.SEEK_END) < self.file_bytes:
+        elif lseek(slot.fd, 0, SEEK_END) < self.file_bytes:
             return None
         return slot
 
@@ -176,7 +179,7 @@ class Lease:
         except BufferError:
             leaked = True
         if not leaked:
-            fcntl.flock(slot.fd, fcntl.LOCK_UN)
+            flock(slot.fd, LOCK_UN)
             self._reader.ended()
             return
         self._reader.ended(lost=slot)
@@ -306,12 +309,12 @@ class RingReader:
             self._detach(f"{attachment.directory}: slot {word & fmt.SLOT_MASK} is missing or truncated")
             return False
         try:
-            fcntl.flock(slot.fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            flock(slot.fd, _SHARED)
         except BlockingIOError:
             return False
         sequence = word >> fmt.SLOT_BITS
         if _WORD(slot.map)[0] != sequence:
-            fcntl.flock(slot.fd, fcntl.LOCK_UN)
+            flock(slot.fd, LOCK_UN)
             self._look()
             return False
         view = memoryview(slot.map)[fmt.SLOT_HEADER_BYTES : attachment.end]

@@ -90,7 +90,7 @@ class Template:
         Raises:
             CorruptMessageError: it is shorter than the layout or its prefix is not ours.
         """
-        if view.nbytes < self.data_offset or view[: self.block_offset] != self.prefix:
+        if view.nbytes < self.data_offset or bytes(view[: self.block_offset]) != self.prefix:
             raise CorruptMessageError(f"not a {self.identifier.decode()} message of this version")
         return self.block.unpack_from(view, self.block_offset)
 
