@@ -22,6 +22,8 @@ from detr_sentry.ipc.messages import (
     State,
 )
 from detr_sentry.ipc.ring import RingReader
+from detr_sentry.sentry.rules import PERSON_CLASS_ID, Box
+from detr_sentry.sentry.tracks import Tracker
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,6 +53,9 @@ class Camera:
         self.errors: Counter[str] = Counter()
         self._detector = detector
         self._zones = settings.sentry.zones
+        self._believed = settings.sentry.stay_threshold
+        self._tracker = Tracker()
+        self._capture_epoch = 0
         self._frames = RingReader(layout.stream(self.id, "frames"))
         self._sentry = RingReader(layout.stream(self.id, "sentry"))
         self._sentry_key: Key | None = None
@@ -166,9 +171,20 @@ class Camera:
             self._count_error("backend", error)
             raise
         inference_ns = time.perf_counter_ns() - begun_ns
+        self._follow(found, view)
         self._inference_ms = _smooth(self._inference_ms, inference_ns)
         self._decode_ms = _smooth(self._decode_ms, decode_ns)
         return self._publish(view, found, Outcome.INFERRED, decode_ns=decode_ns, inference_ns=inference_ns)
+
+    def _follow(self, found: Detections, view: FrameView) -> None:
+        """Gives the persons that keep an alarm their track ids; ids never repeat across captures of the camera."""
+        if view.capture_epoch != self._capture_epoch:
+            self._capture_epoch = view.capture_epoch
+            self._tracker.clear()
+        chosen = np.flatnonzero((found["class_id"] == PERSON_CLASS_ID) & (found["confidence"] >= self._believed))
+        boxes = [Box(*row) for row in found[chosen][["x1", "y1", "x2", "y2", "confidence"]].tolist()]
+        tracks = self._tracker.update(boxes, view.captured_monotonic_ns / 1e9)
+        found["track_id"][chosen] = [track.track_id if track else 0 for track in tracks]
 
     def _publish(
         self, view: FrameView, found: Detections, outcome: Outcome, *, decode_ns: int, inference_ns: int = 0
@@ -215,6 +231,7 @@ class Camera:
             return
         self._writer.clear()
         self._moved = False
+        self._tracker.clear()
         if self._gate is not None:
             self._gate.reset()
         self._cleared = True

@@ -103,6 +103,7 @@ class CameraRig:
         self.sentry = SentryWriter(layout.stream(camera_id, "sentry"), camera_id=camera_id, slots=6)
         self.detections = RingReader(layout.stream(camera_id, "detections"))
         self.number = 0
+        self.epoch = 9
         self._last: tuple[int, int] | None = None
 
     def send(self, picture: npt.NDArray[np.uint8] | bytes, *, width: int = 96, height: int = 64) -> int:
@@ -116,7 +117,7 @@ class CameraRig:
         self.frames.publish(
             length=len(data),
             frame_number=self.number,
-            capture_epoch=9,
+            capture_epoch=self.epoch,
             timestamp_ns=time.time_ns(),
             captured_monotonic_ns=time.monotonic_ns(),
             pts_ns=self.number * 1000,

@@ -197,3 +197,17 @@ def test_off_clears_the_detections_and_forgets_the_scene(camera: Camera, rig: Ri
     assert camera.poll(0.2) == (None, False)
     door.believe(State.STANDBY)
     assert camera.poll(0.3)[0] is Urgency.STANDBY  # as the first picture again
+
+
+def test_a_person_keeps_the_track_id_and_a_new_capture_starts_others(camera: Camera, rig: Rig) -> None:
+    door = rig("door")
+    door.believe(State.ALARMED)
+    ids = []
+    for epoch, level in ((9, 200), (9, 210), (9, 70), (9, 200), (10, 200)):
+        door.epoch = epoch
+        door.gray(level)
+        camera.poll(0.0)
+        camera.infer()
+        ids.append(door.receive().detections["track_id"].tolist())
+
+    assert ids == [[1], [1], [0], [1], [2]]  # 70 of 255 lies below the stay threshold
