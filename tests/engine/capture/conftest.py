@@ -300,12 +300,13 @@ class HttpCamera:
             writer.write(f"HTTP/1.1 {status}\r\nContent-Length: 0\r\n\r\n".encode())
             await writer.drain()
             return
-        kind = "text/plain" if self.behaviour == "text" else "multipart/x-mixed-replace; boundary=frame"
-        writer.write(f"HTTP/1.1 200 OK\r\nContent-Type: {kind}\r\n\r\n".encode())
         if self.behaviour == "text":
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 9000\r\n\r\n")
             writer.write(b"this is no camera\n" * 500)
             await writer.drain()
+            await asyncio.sleep(5.0)
             return
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n")
         number = 0
         while True:
             data = picture(number, *self.size)
