@@ -7,6 +7,7 @@ antialiasing, as the models were trained; anything else costs accuracy (letterbo
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 import cv2
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
 GRAY_FACTOR = 8
 """The motion gate sees 1/8 of the picture: a pixel per JPEG block, so noise is averaged and decoding is cheapest."""
+_BYTES_BEFORE_END = re.compile(r"\d+ extraneous bytes before marker 0xd9$")
+"""libjpeg's warning about padding between the last block and EOI, which many webcams send in every frame."""
 MIN_SIDE, MAX_SIDE = 16, 8192
 MAX_PIXELS = 1 << 26
 
@@ -112,7 +115,11 @@ def _decode(
             data, colorspace, min_width=size[0], min_height=size[1], buffer=buffer
         )
     except ValueError as error:
-        raise BadFrameError("jpeg", str(error)) from error
+        if not _BYTES_BEFORE_END.search(str(error)):
+            raise BadFrameError("jpeg", str(error)) from error
+        # the first and only warning came after the last block, so the buffer holds the whole picture
+        channels = 3 if colorspace == "RGB" else 1
+        picture = buffer[: size[0] * size[1] * channels].reshape(size[1], size[0], channels)
     if picture.shape[:2] != size[::-1]:
         raise BadFrameError("jpeg", f"decoded to {picture.shape[1]}x{picture.shape[0]} instead of {size[0]}x{size[1]}")
     return picture

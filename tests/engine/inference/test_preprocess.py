@@ -152,6 +152,21 @@ def test_a_truncated_jpeg_is_never_half_a_picture() -> None:
         )
 
 
+@pytest.mark.parametrize("padding", [1, 5, 400])
+@pytest.mark.parametrize(("width", "height"), [(160, 120), (400, 300)])
+def test_padding_before_the_end_of_a_jpeg_changes_nothing(padding: int, width: int, height: int) -> None:
+    whole = bytes(encode(photo(width, height), PixelFormat.MJPEG))
+    padded = whole[:-2] + bytes(padding) + whole[-2:]
+    seen = []
+    for data in (whole, padded):
+        pixels = Preprocessor(96, 64)
+        pixels.load(memoryview(data), pixel_format=PixelFormat.MJPEG, width=width, height=height)
+        gray = pixels.gray(memoryview(data), pixel_format=PixelFormat.MJPEG, width=width, height=height)
+        seen.append((pixels.tensor.tobytes(), gray.tobytes()))
+
+    assert seen[0] == seen[1]
+
+
 @pytest.mark.parametrize(("width", "height"), [(161, 120), (16, 16), (8000, 8000)])
 def test_a_jpeg_of_another_size_is_refused_before_it_is_decoded(width: int, height: int) -> None:
     data = encode(photo(160, 120), PixelFormat.MJPEG)
