@@ -139,8 +139,9 @@ class History:
         """Open or make the database; alarms that a dead controller left open, except `lasting`, end when last seen."""
         try:
             self.snapshots.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._file.touch(mode=0o600)  # the files that SQLite puts beside it get the same mode
         except OSError as error:
-            raise StorageError(f"{self.snapshots}: cannot be made: {error.strerror}") from error
+            raise StorageError(f"{self.snapshots.parent}: cannot be used: {error.strerror}") from error
         try:
             self._connect()
         except sqlite3.DatabaseError as error:
@@ -161,7 +162,6 @@ class History:
         except BaseException:
             connection.close()
             raise
-        self._file.chmod(0o600)
         self._connection = connection
 
     def _check(self, connection: sqlite3.Connection) -> None:
@@ -181,6 +181,7 @@ class History:
         _log.error("%s: %s; it is put aside as %s and a new history begins", self._file, error, aside.name)
         try:
             self._file.replace(aside)
+            self._file.touch(mode=0o600)
             for suffix in ("-wal", "-shm"):
                 self._file.with_name(FILE_NAME + suffix).unlink(missing_ok=True)
         except OSError as problem:

@@ -106,6 +106,7 @@ class Controller:
     async def set_mode(self, camera: str, mode: Mode, duration_s: float | None) -> None:
         """Store a mode, then act on it. Raises StorageError, and then nothing has changed."""
         await self._modes.choose(camera, mode, duration_s)
+        _log.info("%s: mode %s%s", camera, mode, "" if duration_s is None else f" for {duration_s:g} s")
         self._take_mode(camera)
 
     def claim_changed(self) -> None:

@@ -54,7 +54,10 @@ def apply(history: History, *changes: Change) -> list[Record]:
 
 
 def test_it_is_for_this_user_only(history: History, tmp_path: Path) -> None:
-    assert 0o600 == (tmp_path / FILE_NAME).stat().st_mode & 0o777
+    apply(history, Change(record=record()))
+
+    assert {0o600} == {path.stat().st_mode & 0o777 for path in tmp_path.glob(f"{FILE_NAME}*")}
+    assert 3 == len(list(tmp_path.glob(f"{FILE_NAME}*")))
     assert 0o700 == history.snapshots.stat().st_mode & 0o777
 
 
@@ -193,7 +196,7 @@ def test_a_database_of_a_newer_engine_is_left_alone(history: History, tmp_path: 
 
 def test_places_that_cannot_be_used_are_errors(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
-    with pytest.raises(StorageError, match="cannot be made"):
+    with pytest.raises(StorageError, match="cannot be used"):
         History(tmp_path / "file", HistorySettings()).open()
     (tmp_path / "state" / FILE_NAME).mkdir(parents=True)
     with pytest.raises(StorageError, match=FILE_NAME):
