@@ -13,11 +13,14 @@ All words are native u64. Files never change their size; new sizes are a new epo
 
 from __future__ import annotations
 
+import os
 import re
 import struct
 import weakref
-from os import register_at_fork
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 HEAD = struct.Struct("=8s4Q")
 HEAD_BYTES = 4096
@@ -46,6 +49,32 @@ def slot_file_bytes(slot_bytes: int) -> int:
     return -(-(SLOT_HEADER_BYTES + slot_bytes) // 4096) * 4096
 
 
+class OpenFile:
+    """A descriptor that is closed, at the latest, with the last reference to this object.
+
+    Locks and mappings outlive it where the file is mapped: a mapping keeps a descriptor of its own.
+    """
+
+    __slots__ = ("fd",)
+
+    def __init__(self, path: Path | str, flags: int) -> None:
+        self.fd = -1
+        self.fd = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+
+    def size(self) -> int:
+        """The size of the file now."""
+        return os.lseek(self.fd, 0, os.SEEK_END)
+
+    def close(self) -> None:
+        """Closes it; a second call does nothing."""
+        fd, self.fd = self.fd, -1
+        if fd >= 0:
+            os.close(fd)
+
+    def __del__(self) -> None:
+        self.close()
+
+
 class Forgetful(Protocol):
     """Something whose descriptors a forked child must not keep: they would prolong the parent's locks."""
 
@@ -66,4 +95,4 @@ def _after_fork() -> None:
         member.forget()
 
 
-register_at_fork(after_in_child=_after_fork)
+os.register_at_fork(after_in_child=_after_fork)

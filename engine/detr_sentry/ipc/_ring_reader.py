@@ -30,25 +30,22 @@ _HEAD_BYTES = fmt.HEAD_BYTES
 _SHARED = LOCK_SH | LOCK_NB
 
 
-def _map(fd: int, size: int, what: Path) -> mmap.mmap:
-    found = os.fstat(fd).st_size
+def _map(file: fmt.OpenFile, size: int, what: Path) -> mmap.mmap:
+    found = file.size()
     if found < size:
         raise CorruptMessageError(f"{what}: {found} bytes, expected {size}")
-    return mmap.mmap(fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ)
+    return mmap.mmap(file.fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE, prot=mmap.PROT_READ)
 
 
 class _Slot:
     """A slot, opened by this reader itself: a file lock belongs to the open file."""
 
-    __slots__ = ("fd", "idle_references", "map")
+    __slots__ = ("fd", "file", "idle_references", "map")
 
     def __init__(self, path: Path, size: int) -> None:
-        self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            self.map = _map(self.fd, size, path)
-        except BaseException:
-            os.close(self.fd)
-            raise
+        self.file = fmt.OpenFile(path, os.O_RDONLY)
+        self.fd = self.file.fd
+        self.map = _map(self.file, size, path)
         self.idle_references = getrefcount(self.map)
 
     def leaked(self) -> bool:
@@ -57,7 +54,7 @@ class _Slot:
 
     def close(self) -> None:
         """Closes it; where a buffer is still alive, mapping and lock last as long as that buffer."""
-        os.close(self.fd)
+        self.file.close()
         with suppress(BufferError):
             self.map.close()
 
@@ -77,7 +74,7 @@ def _geometry(head: mmap.mmap, expected_epoch: int, path: Path) -> tuple[int, in
 class _Attachment:
     """One epoch as a reader sees it: a checked head, and slots opened at their first lease."""
 
-    __slots__ = ("directory", "end", "epoch", "file_bytes", "head", "head_fd", "name", "slots")
+    __slots__ = ("directory", "end", "epoch", "file_bytes", "head", "head_fd", "head_file", "name", "slots")
 
     def __init__(self, directory: Path, name: str) -> None:
         if fmt.EPOCH_NAME.fullmatch(name) is None:
@@ -86,13 +83,10 @@ class _Attachment:
         self.epoch = int(name)
         self.directory = directory / name
         path = self.directory / "head"
-        self.head_fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            self.head = _map(self.head_fd, fmt.HEAD_BYTES, path)
-            slots, slot_bytes = _geometry(self.head, self.epoch, path)
-        except BaseException:
-            os.close(self.head_fd)
-            raise
+        self.head_file = fmt.OpenFile(path, os.O_RDONLY)
+        self.head_fd = self.head_file.fd
+        self.head = _map(self.head_file, fmt.HEAD_BYTES, path)
+        slots, slot_bytes = _geometry(self.head, self.epoch, path)
         self.end = fmt.SLOT_HEADER_BYTES + slot_bytes
         self.file_bytes = fmt.slot_file_bytes(slot_bytes)
         self.slots: list[_Slot | None] = [None] * slots
@@ -123,7 +117,7 @@ class _Attachment:
         return slot
 
     def close(self) -> None:
-        os.close(self.head_fd)
+        self.head_file.close()
         self.head.close()
         for slot in self.slots:
             if slot is not None:

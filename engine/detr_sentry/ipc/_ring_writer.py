@@ -28,17 +28,14 @@ Prepare = Callable[[memoryview], None]
 class _Slot:
     """A mapped slot. `header` and `payload` are views of it, `header` as u64 words."""
 
-    __slots__ = ("fd", "header", "map", "payload")
+    __slots__ = ("fd", "file", "header", "map", "payload")
 
     def __init__(self, path: Path, slot_bytes: int) -> None:
         size = fmt.slot_file_bytes(slot_bytes)
-        self.fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        try:
-            os.posix_fallocate(self.fd, 0, size)
-            self.map = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
-        except BaseException:
-            os.close(self.fd)
-            raise
+        self.file = fmt.OpenFile(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        self.fd = self.file.fd
+        os.posix_fallocate(self.fd, 0, size)
+        self.map = mmap.mmap(self.fd, size, flags=mmap.MAP_SHARED | mmap.MAP_POPULATE)
         root = memoryview(self.map)
         self.header = root[: fmt.SLOT_HEADER_BYTES].cast("Q")
         self.payload = root[fmt.SLOT_HEADER_BYTES : fmt.SLOT_HEADER_BYTES + slot_bytes]
@@ -48,29 +45,28 @@ class _Slot:
         self.payload.release()
         with suppress(BufferError):  # the caller kept an array over a begun slot; the mapping goes with it
             self.map.close()
-        os.close(self.fd)
+        self.file.close()
 
 
 class _Epoch:
     """One generation of files of one geometry."""
 
-    __slots__ = ("directory", "file_bytes", "head", "head_fd", "number", "slots")
+    __slots__ = ("directory", "file_bytes", "head", "head_file", "number", "slots")
 
     def __init__(self, stream: Path, number: int, *, slots: int, slot_bytes: int, prepare: Prepare | None) -> None:
         self.number = number
         self.directory = stream / str(number)
         self.file_bytes = fmt.slot_file_bytes(slot_bytes)
         self.slots: list[_Slot] = []
-        self.head_fd = -1
         try:
             self.directory.mkdir(mode=0o700)
-            self.head_fd = os.open(self.directory / "head", os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            os.posix_fallocate(self.head_fd, 0, fmt.HEAD_BYTES)
-            head = mmap.mmap(self.head_fd, fmt.HEAD_BYTES)
+            self.head_file = fmt.OpenFile(self.directory / "head", os.O_RDWR | os.O_CREAT | os.O_EXCL)
+            os.posix_fallocate(self.head_file.fd, 0, fmt.HEAD_BYTES)
+            head = mmap.mmap(self.head_file.fd, fmt.HEAD_BYTES)
             for index in range(slots):
                 self.slots.append(_Slot(self.directory / str(index), slot_bytes))
         except OSError as error:
-            self.close(unlink=True)
+            self._remove()
             raise _explain(error, stream, slots * self.file_bytes + fmt.HEAD_BYTES) from error
         fmt.HEAD.pack_into(head, 0, fmt.MAGIC, fmt.VERSION, number, slots, slot_bytes)
         self.head = memoryview(head).cast("Q")
@@ -80,23 +76,22 @@ class _Epoch:
 
     def intact(self, slot: _Slot) -> bool:
         """Whether the files behind `slot` and the head still have their size; storing beyond it would be SIGBUS."""
-        return (
-            os.lseek(slot.fd, 0, os.SEEK_END) >= self.file_bytes
-            and os.lseek(self.head_fd, 0, os.SEEK_END) >= fmt.HEAD_BYTES
-        )
+        return slot.file.size() >= self.file_bytes and self.head_file.size() >= fmt.HEAD_BYTES
 
     def unpublish(self) -> None:
-        if os.lseek(self.head_fd, 0, os.SEEK_END) >= fmt.HEAD_BYTES:
+        if self.head_file.size() >= fmt.HEAD_BYTES:
             self.head[fmt.PUBLISH_WORD] = 0
 
     def close(self, *, unlink: bool) -> None:
         for slot in self.slots:
             slot.close()
         self.slots.clear()
-        if self.head_fd >= 0:
-            os.close(self.head_fd)
+        self.head_file.close()
         if unlink:
-            shutil.rmtree(self.directory, ignore_errors=True)
+            self._remove()
+
+    def _remove(self) -> None:
+        shutil.rmtree(self.directory, ignore_errors=True)
 
 
 class RingWriter:
@@ -130,13 +125,13 @@ class RingWriter:
         self._word = 0
         self._verify_at = 0.0
         self._epoch: _Epoch | None = None
-        self._lock_fd = _lock(directory)
+        self._lock = _lock(directory)
         fmt.close_in_forked_child(self)
         try:
             self._previous = self._remove_strangers()
             self._start(slot_bytes)
         except BaseException:
-            os.close(self._lock_fd)
+            self._lock.close()
             raise
 
     @property
@@ -232,7 +227,7 @@ class RingWriter:
                 (self._directory / name).unlink(missing_ok=True)
         self._epoch.close(unlink=unlink)
         self._epoch = None
-        os.close(self._lock_fd)
+        self._lock.close()
         if unlink:
             with suppress(OSError):  # a file of somebody else's, or already gone
                 self._directory.rmdir()
@@ -243,7 +238,7 @@ class RingWriter:
             self._busy = self._view = None
             self._epoch.close(unlink=False)
             self._epoch = None
-            os.close(self._lock_fd)
+            self._lock.close()
 
     def _open(self) -> _Epoch:
         if self._epoch is None:
@@ -300,10 +295,9 @@ class RingWriter:
         """Starts a new epoch where somebody removed the files under this writer."""
         self._verify_at = time.monotonic() + fmt.RECHECK_S
         epoch = self._open()
-        if not _same_file(self._directory / "writer", self._lock_fd):
-            fd = _lock(self._directory)
-            os.close(self._lock_fd)
-            self._lock_fd = fd
+        if not _same_file(self._directory / "writer", self._lock):
+            lost, self._lock = self._lock, _lock(self._directory)
+            lost.close()
         elif _link(self._directory) == str(epoch.number) and epoch.directory.is_dir():
             return
         self._start(self.slot_bytes)
@@ -319,42 +313,38 @@ class RingWriter:
         return highest
 
 
-def _lock(directory: Path) -> int:
-    """A descriptor that holds the stream's writer lock."""
+def _lock(directory: Path) -> fmt.OpenFile:
+    """The file that holds the stream's writer lock as long as it is open."""
     path = directory / "writer"
     while True:
         try:
             directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            file = fmt.OpenFile(path, os.O_RDWR | os.O_CREAT)
         except OSError as error:
             raise IpcError(f"{directory}: cannot make the stream: {error}") from error
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file.fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
-            owner = os.pread(fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            os.close(fd)
+            owner = os.pread(file.fd, 32, 0).decode("ascii", "replace").strip() or "unknown"
             raise WriterBusyError(f"{directory}: process {owner} already writes this stream") from error
-        if _same_file(path, fd):
-            os.ftruncate(fd, 0)
-            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
-            return fd
-        os.close(fd)  # the previous writer unlinked it between our open and our lock
+        if _same_file(path, file):
+            os.ftruncate(file.fd, 0)
+            os.pwrite(file.fd, f"{os.getpid()}\n".encode(), 0)
+            return file
+        # else the previous writer unlinked it between our open and our lock
 
 
 def _unpublish(path: Path) -> None:
     """Tells the readers of a dead writer's epoch at once that it has ended."""
     with suppress(OSError):
-        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC | os.O_NOFOLLOW)
-        try:
-            if os.fstat(fd).st_size >= fmt.HEAD_BYTES:
-                memoryview(mmap.mmap(fd, fmt.HEAD_BYTES)).cast("Q")[fmt.PUBLISH_WORD] = 0
-        finally:
-            os.close(fd)
+        file = fmt.OpenFile(path, os.O_RDWR)
+        if file.size() >= fmt.HEAD_BYTES:
+            memoryview(mmap.mmap(file.fd, fmt.HEAD_BYTES)).cast("Q")[fmt.PUBLISH_WORD] = 0
 
 
-def _same_file(path: Path, fd: int) -> bool:
+def _same_file(path: Path, file: fmt.OpenFile) -> bool:
     try:
-        return os.path.samestat(path.stat(), os.fstat(fd))
+        return os.path.samestat(path.stat(), os.fstat(file.fd))
     except OSError:
         return False
 

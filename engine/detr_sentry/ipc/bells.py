@@ -38,10 +38,11 @@ class Bell:
     """
 
     def __init__(self, name: str) -> None:
+        self._queue: posix_ipc.MessageQueue | None = None
         if _NAME.fullmatch(name) is None:
             raise IpcError(f"bell {name!r}: a name is / and up to 254 letters, digits, dots and underscores")
         self.name = name
-        self._queue: posix_ipc.MessageQueue | None = _open(name)
+        self._queue = _open(name)
         self._check_at = time.monotonic() + _CHECK_S
 
     def ring(self) -> None:
@@ -91,6 +92,9 @@ class Bell:
         queue, self._queue = self._queue, None
         if queue is not None:
             queue.close()
+
+    def __del__(self) -> None:
+        self.close()
 
     @staticmethod
     def unlink(name: str) -> bool:

@@ -143,6 +143,28 @@ def test_a_closed_bell_says_so(bell_name: str) -> None:
             use()
 
 
+def test_a_dropped_bell_is_closed(bell_name: str) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    bell = Bell(bell_name)
+
+    assert 1 == len(set(os.listdir("/proc/self/fd")) - before)
+
+    del bell
+
+    assert before == set(os.listdir("/proc/self/fd"))
+
+
+RINGER = "import sys; from detr_sentry.ipc.bells import Bell; Bell(sys.argv[1]).ring()"
+
+
+def test_another_process_rings(bells: tuple[Bell, Bell], bell_name: str) -> None:
+    consumer, _ = bells
+    with subprocess.Popen([sys.executable, "-c", RINGER, bell_name]) as process:
+        assert consumer.wait(15)
+
+    assert 0 == process.returncode
+
+
 @pytest.mark.parametrize("name", ["", "ds", "/a/b", "/", "/" + "x" * 255, "/a b"])
 def test_refuses_what_is_no_queue_name(name: str) -> None:
     with pytest.raises(IpcError, match="bell"):

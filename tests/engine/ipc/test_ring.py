@@ -157,7 +157,7 @@ def test_a_lease_of_a_dead_process_is_no_lease(stream: Path) -> None:
 
 
 def test_second_writer_is_told_the_pid_of_the_first(stream: Path) -> None:
-    RingWriter(stream, slot_bytes=100, slots=2)
+    writer = RingWriter(stream, slot_bytes=100, slots=2)
     code = (
         "import sys; from pathlib import Path; from detr_sentry.ipc.ring import RingWriter\n"
         "RingWriter(Path(sys.argv[1]), slot_bytes=100, slots=2)"
@@ -168,6 +168,21 @@ def test_second_writer_is_told_the_pid_of_the_first(stream: Path) -> None:
     done = subprocess.run([sys.executable, "-c", code, str(stream)], capture_output=True, text=True, check=False)
 
     assert f"process {os.getpid()} already writes" in done.stderr
+    assert 1 == put(writer, b"hello")
+
+
+def test_what_is_dropped_is_closed(stream: Path) -> None:
+    before = set(os.listdir("/proc/self/fd"))
+    writer = RingWriter(stream, slot_bytes=100, slots=2)
+    reader = RingReader(stream)
+    put(writer, b"hello")
+
+    assert b"hello" == read(reader)
+
+    del reader, writer
+
+    assert before == set(os.listdir("/proc/self/fd"))
+    RingWriter(stream, slot_bytes=100, slots=2)
 
 
 def test_unpublished_frames_are_invisible(stream: Path) -> None:
