@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -10,6 +11,7 @@ from aiohttp import web
 from detr_sentry.settings import HIDDEN, change_settings, describe
 
 from . import inputs
+from .cameras import public_event
 from .metrics import CONTENT_TYPE as METRICS_TYPE
 from .metrics import render_metrics
 from .problems import ProblemError
@@ -89,16 +91,21 @@ class Api:
         if camera is not None:
             self._gateway.feed(camera)
         result = await self._gateway.link.call("list_events", before=before, limit=limit, camera=camera)
-        return _json({"events": [_public_event(event) for event in result["events"]]})
+        return _json({"events": [public_event(event) for event in result["events"]]})
 
     async def event_snapshot(self, request: web.Request) -> web.Response:
         """The picture of an event. Served from disk, so that it is there while the controller is not."""
         event = inputs.event_id(request.match_info["event"])
         path = self._gateway.settings.state_dir / "events" / f"{event}.jpg"
-        jpeg = await asyncio.to_thread(_read_jpeg, path)
-        if jpeg is None:
+        found = await asyncio.to_thread(_read_jpeg, path)
+        if found is None:
             raise ProblemError(404, "unknown_event", "there is no picture of such an event")
-        return _jpeg(jpeg, cache="private, max-age=31536000, immutable")
+        # While an alarm lasts, a better picture replaces the one before.
+        jpeg, etag = found
+        headers = {"ETag": f'"{etag}"', "Cache-Control": "private, no-cache"}
+        if any(tag.value == etag for tag in request.if_none_match or ()):
+            return web.Response(status=304, headers=headers)
+        return web.Response(body=jpeg, content_type="image/jpeg", headers=headers)
 
     async def claim(self, request: web.Request) -> web.Response:
         """A Home Assistant takes this engine as its own."""
@@ -141,19 +148,16 @@ def _json(value: Any, status: int = 200) -> web.Response:
     return web.json_response(value, status=status, headers=_NO_STORE)
 
 
-def _jpeg(jpeg: bytes, cache: str = "no-store") -> web.Response:
-    return web.Response(body=jpeg, content_type="image/jpeg", headers={"Cache-Control": cache})
+def _jpeg(jpeg: bytes) -> web.Response:
+    return web.Response(body=jpeg, content_type="image/jpeg", headers=_NO_STORE)
 
 
-def _public_event(event: dict[str, Any]) -> dict[str, Any]:
-    """The event without the paths of this machine."""
-    return {key: value for key, value in event.items() if key != "snapshot_path"}
-
-
-def _read_jpeg(path: Path) -> bytes | None:
+def _read_jpeg(path: Path) -> tuple[bytes, str] | None:
+    """A picture and its tag, which changes with the file."""
     try:
         with path.open("rb") as file:
-            return file.read(MAX_SNAPSHOT_BYTES)
+            status = os.fstat(file.fileno())
+            return file.read(MAX_SNAPSHOT_BYTES), f"{status.st_mtime_ns:x}-{status.st_size:x}"
     except FileNotFoundError:
         return None
 

@@ -85,6 +85,11 @@ def describe_state(camera: str, feed: CameraFeed, beats: Beats, control: Mapping
     }
 
 
+def public_event(event: Mapping[str, Any]) -> dict[str, Any]:
+    """An event without the paths of this machine."""
+    return {key: value for key, value in event.items() if key != "snapshot_path"}
+
+
 def _controlled(feed: CameraFeed, beats: Beats, control: Mapping[str, Any] | None) -> bool:
     """Whether the sentry ring speaks of now: its writer, the controller, is there."""
     return feed.sentry is not None and (control is not None or beats.up("controller"))

@@ -210,6 +210,7 @@ class CameraFeed:
         if latest == self._sentry_key:
             return
         with self._guarded("sentry"):
+            before = self.sentry
             lease = self._sentry.acquire()
             if lease is None:
                 self.sentry, self._sentry_key = None, None
@@ -226,11 +227,13 @@ class CameraFeed:
                     )
                     self._sentry_key = lease.key
                 self.last_event_id = self.sentry.event_id or self.last_event_id
-            if self.off:
-                self._forget_frames()
-            self.full.wake()
-            self.small.wake()
-            self.on_change(self)
+            # It is published anew every second, mostly as it was.
+            if self.sentry != before:
+                if self.off:
+                    self._forget_frames()
+                self.full.wake()
+                self.small.wake()
+                self.on_change(self)
 
     def _poll_detections(self) -> None:
         latest = self._detections.latest()

@@ -15,7 +15,7 @@ from detr_sentry.ipc.layout import Layout
 from detr_sentry.models.coco import COCO_LABELS
 
 from .beats import Beats
-from .cameras import MEASURES, describe_camera, describe_state
+from .cameras import MEASURES, describe_camera, describe_state, public_event
 from .counters import Counters
 from .feed import CameraFeed
 from .link import ControllerLink, LinkState
@@ -182,7 +182,9 @@ class Gateway:
             case "state" if value["id"] in self.feeds:
                 self._tell_camera(self.feeds[value["id"]])
             case "event":
-                self.live.change(event=value)
+                self.live.change(event=public_event(value))
+            case "picture":
+                self.live.change(picture=public_event(value))
             case "companion":
                 self.live.change(companion=self.link.companion)
             case "link":

@@ -31,7 +31,11 @@ class LinkState(StrEnum):
 
 
 class ControllerLink:
-    """Keeps a subscription alive while `run` runs. `cameras` holds the controller's newest word on each camera."""
+    """Keeps a subscription alive while `run` runs.
+
+    `cameras` holds the controller's newest word on each camera, `companion` who claims the engine. `on_push(kind, value)` is
+    told of `state`, `event`, `picture`, `companion` and of the `link` itself.
+    """
 
     def __init__(self, socket: Path, on_push: Callable[[str, Mapping[str, Any]], None]) -> None:
         self._client = ControlClient(socket)
@@ -46,14 +50,11 @@ class ControllerLink:
         retry_s = _FIRST_RETRY_S
         while True:
             try:
-                async with ControlClient(self._socket) as client:
-                    companion = await client.call("get_companion")
-                    async for push in client.subscribe():
-                        retry_s = _FIRST_RETRY_S
-                        if self.state is LinkState.DOWN:
-                            self.companion = companion
-                            self._enter(LinkState.UP)
-                        self._take(push)
+                async for push in ControlClient(self._socket).subscribe():
+                    retry_s = _FIRST_RETRY_S
+                    if self.state is LinkState.DOWN:
+                        self._enter(LinkState.UP)
+                    self._take(push)
             except (ControlError, IpcError, OSError) as error:
                 log.debug("control socket: %s", error)
             if self.state is LinkState.UP:
@@ -81,6 +82,8 @@ class ControllerLink:
                 self._on_push("state", said)
             case {"push": "event", "event": dict(event)}:
                 self._on_push("event", event)
+            case {"push": "picture", "event": dict(event)}:
+                self._on_push("picture", event)
             case {"push": "companion"}:
                 self.companion = push.get("companion")
                 self._on_push("companion", self.companion or {})

@@ -220,7 +220,12 @@ class SyntheticEngine:
 
     async def serve_control(self) -> None:
         self.server = ControlServer(
-            self.layout.control_socket, self._handle, greeting=lambda: [{"push": "state", "camera": self.said()}]
+            self.layout.control_socket,
+            self._handle,
+            greeting=lambda: [
+                {"push": "state", "camera": self.said()},
+                {"push": "companion", "companion": self.companion},
+            ],
         )
         await self.server.start()
 

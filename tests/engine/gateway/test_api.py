@@ -257,9 +257,15 @@ async def test_an_events_picture_is_served_from_disk(running: Running) -> None:
     await asyncio.to_thread(folder.mkdir, parents=True)
     await asyncio.to_thread((folder / f"{EVENT}.jpg").write_bytes, running.engine.jpeg)
     status, body = await running.get(f"/api/v1/events/{EVENT}/snapshot.jpg")
+    async with running.http.get(f"/api/v1/events/{EVENT}/snapshot.jpg") as response:
+        etag = response.headers["ETag"]
+    known, _ = await running.get(f"/api/v1/events/{EVENT}/snapshot.jpg", headers={"If-None-Match": etag})
+    await asyncio.to_thread((folder / f"{EVENT}.jpg").write_bytes, running.engine.jpeg + b"better")
+    better, _ = await running.get(f"/api/v1/events/{EVENT}/snapshot.jpg", headers={"If-None-Match": etag})
     missing, _ = await running.get(f"/api/v1/events/{EVENT[:-1]}0/snapshot.jpg")
 
     assert (200, running.engine.jpeg, 404) == (status, body, missing)
+    assert (304, 200) == (known, better)
 
 
 async def test_a_companion_claims_and_releases(running: Running) -> None:

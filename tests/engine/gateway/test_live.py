@@ -83,10 +83,13 @@ async def test_events_and_the_claim_are_told(running: Running) -> None:
         await feed.next()
         server.push("event", {"event": event})
         told = await feed.until(event=event)
+        server.push("picture", {"event": {**event, "snapshot": True, "snapshot_path": "/secret/place"}})
+        picture = await feed.next()
         await running.send("PUT", "/api/v1/companion", json={"ha_instance": "x", "replace_mqtt_entities": False})
         claimed = await feed.next()
 
     assert "change" == told["type"]
+    assert {**event, "snapshot": True} == picture["picture"]
     assert "x" == claimed["companion"]["ha_instance"]
 
 
