@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 GUEST = Path(__file__).resolve().parent / "guest"
 CACHE = Path(os.environ.get("DETR_SENTRY_CACHE", Path.home() / ".cache/detr-sentry")) / "guest"
 SESSION_S = 420
+PATIENCE_S = 15  # five times what a camera on real hardware is given to return
 SIZES = ("640x480", "1280x720")
 
 pytestmark = [
@@ -49,8 +51,8 @@ def source() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def usb() -> dict[str, Any]:
-    return run_session("usb_session.py")
+def service() -> dict[str, Any]:
+    return run_session("service_session.py")
 
 
 def test_camera_is_listed_with_a_lasting_source(source: dict[str, Any]) -> None:
@@ -140,24 +142,24 @@ def test_jpeg_frames_pass_as_the_camera_made_them(source: dict[str, Any]) -> Non
     assert report["age_ms"] < 500
 
 
-def test_exposure_is_automatic_and_limited_to_a_frame(usb: dict[str, Any]) -> None:
-    report = usb["exposure"]
+def test_exposure_is_automatic_and_limited_to_a_frame(source: dict[str, Any]) -> None:
+    report = source["usb_exposure"]
 
     assert report["camera"] == {"exposure_mode": 1, "exposure_priority": 1, "exposure_time": 250}
     assert report["limited"] == {"exposure_mode": 8, "exposure_priority": 0, "exposure_time": 250}
     assert report["long"] == {"exposure_mode": 8, "exposure_priority": 1, "exposure_time": 250}
 
 
-def test_usb_camera_is_listed_once_by_its_serial_number(usb: dict[str, Any]) -> None:
-    report = usb["listing"]
+def test_usb_camera_is_listed_once_by_its_serial_number(source: dict[str, Any]) -> None:
+    report = source["usb_listing"]
 
     offers = [f"{fourcc} {size} at {fps} fps" for fourcc, fps in (("MJPG", 30), ("YUYV", 10)) for size in SIZES]
     assert report["devices"] == [["Test Camera: Test Camera", "uvcvideo", "v4l2:usb=1209:0001:A1B2C3", offers]]
     assert (report["nodes"], report["by_id"]) == (2, "usb=1209:0001:A1B2C3")
 
 
-def test_wish_reaches_the_usb_camera(usb: dict[str, Any]) -> None:
-    report = usb["frames"]
+def test_wish_reaches_the_usb_camera(source: dict[str, Any]) -> None:
+    report = source["usb_frames"]
 
     assert report["negotiated"] == ["MJPG", [640, 480], 1_000_000]
     assert (report["size"], report["format"]) == ([640, 480], "MJPEG")
@@ -166,22 +168,91 @@ def test_wish_reaches_the_usb_camera(usb: dict[str, Any]) -> None:
     assert (report["marked_delivered"], report["whole_again"]) == (False, 5)
 
 
-def test_pulled_usb_camera_is_noticed_and_returns_at_any_port(usb: dict[str, Any]) -> None:
-    report = usb["replugs"]
+def test_pulled_usb_camera_is_noticed_and_returns_at_any_port(source: dict[str, Any]) -> None:
+    report = source["usb_replugs"]
 
     assert report["identities"] == [report["identity"]] == ["usb=1209:0001:A1B2C3"]
     assert len(report["errors"]) == 2
     assert report["errors"][0].endswith("was unplugged")
     assert report["errors"][1].endswith("is gone; no camera found at all")
-    assert report["noticed_s"] < 3
-    assert report["back_s"] < 3
+    assert report["noticed_s"] < 5
+    assert report["back_s"] < PATIENCE_S
     assert report["leaked"] == 0
 
 
-def test_twin_is_never_taken_for_the_camera(usb: dict[str, Any]) -> None:
-    report = usb["twins"]
+def test_twin_is_never_taken_for_the_camera(source: dict[str, Any]) -> None:
+    report = source["usb_twins"]
 
     assert report["node"] == "/dev/video0"
     assert "is another camera, usb=1209:0001:D4E5F6" in report["instead"]["text"]
     assert report["both"]["text"].startswith("2 cameras match: ")
     assert (report["found"], report["found_at"], report["distinct"]) == ("usb=1209:0001:A1B2C3", "/dev/video2", 3)
+
+
+def test_service_keeps_the_rates_and_every_frame_is_fresh(service: dict[str, Any]) -> None:
+    report = service["standby_and_alarm"]
+
+    period_ms = 1000 / 15
+    for part, fps in (("standby", 3), ("alarm", 15), ("again", 3)):
+        seen = report[part]
+        assert seen["distinct"] == len(seen["ages_ms"])
+        assert 0.6 * fps <= seen["fps"] <= 1.2 * fps
+        assert statistics.median(seen["ages_ms"]) <= period_ms + 50
+    assert report["alarm"]["format"] == "MJPEG"
+    assert report["first_ms"] < 5 * 150
+
+
+def test_camera_that_is_off_is_closed_and_its_frames_are_gone(service: dict[str, Any]) -> None:
+    report = service["off_and_on"]
+
+    assert report["held"] == 1
+    assert report["closed_s"] < 5
+    assert (report["published_while_off"], report["sent_while_off"]) == (False, 0)
+    assert report["frames"] == 3
+
+
+def test_service_drops_broken_frames_and_says_why(service: dict[str, Any]) -> None:
+    report = service["broken_frames"]
+
+    assert [set(report["drops"][kind]) for kind in ("cut", "huge", "marked")] == [{"cut"}, {"oversize"}, set()]
+    assert report["drops"]["cut"]["cut"] >= 10
+    assert report["after"] == 5
+    assert report["grown_kib"] < 4096
+
+
+def test_silent_camera_is_stalled_until_it_speaks(service: dict[str, Any]) -> None:
+    report = service["silence"]
+
+    assert report["error"] == "v4l2:usb=1209:0001:A1B2C3 sent no usable frame for 5 s"
+    assert report["back_s"] < PATIENCE_S
+
+
+def test_replugging_costs_two_log_lines_and_nothing_else(service: dict[str, Any]) -> None:
+    report = service["replugs"]
+
+    assert report["lost_lines"] == report["back_lines"] == report["cycles"]
+    assert report["lines"] == 2 * report["cycles"]
+    assert report["gone_s"] < PATIENCE_S
+    assert report["back_s"] < PATIENCE_S
+    assert report["descriptors"] == 0
+    assert report["grown_kib"] < 4096
+
+
+def test_service_ends_at_once_and_lets_go(service: dict[str, Any]) -> None:
+    report = service["end"]
+
+    assert (report["status"], report["holders"]) == (0, [])
+    assert report["seconds_to_end"] < 5
+
+
+def test_service_outlives_the_driver(service: dict[str, Any]) -> None:
+    report = service["driver_faults"]
+
+    assert (report["raw"]["distinct"], report["raw"]["format"]) == (20, "YUYV")
+    assert [line.split(":")[0].split(" after")[0] for line in report["log"]] == [
+        "lost", "back", "lost", "back", "is off", "lost", "back",
+    ]  # fmt: skip
+    assert "stopped with an input/output error" in report["log"][0]
+    assert "/dev/video0 was unplugged" in report["log"][2]
+    assert "is gone; no camera found at all" in report["log"][5]
+    assert max(report["back_s"]) < PATIENCE_S

@@ -1,6 +1,7 @@
 #!/bin/bash
 # Boots the prepared guest (see setup.sh), runs one Python program in it and copies its console to stdout.
-# Usage: boot.sh PROGRAM.py        Environment: GUEST_PYTHON (the checkout's .venv), GUEST_MEMORY (MiB), DETR_SENTRY_CACHE.
+# Usage: boot.sh PROGRAM.py        Environment: GUEST_PYTHON (the checkout's .venv), GUEST_MEMORY (MiB),
+#        GUEST_REPLUGS (how often the service's camera is pulled; 50 for the trial), DETR_SENTRY_CACHE.
 # QEMU emulates (TCG): nested machines often have a KVM that does not work, and the test measures behaviour, not speed.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
@@ -26,5 +27,5 @@ done
 qemu-system-x86_64 -M q35 -accel tcg,thread=multi -cpu max -smp 2 -m "${GUEST_MEMORY:-1536}" \
   -nodefaults -no-reboot -display none -chardev stdio,id=console,signal=off -serial chardev:console \
   -kernel "$cache/root/boot/vmlinuz-$kernel" -initrd "$work/initrd" \
-  -append "console=ttyS0 quiet panic=-1 mitigations=off guest.cache=$cache guest.python=$python guest.program=$program" \
+  -append "console=ttyS0 quiet panic=-1 mitigations=off guest.cache=$cache guest.python=$python guest.program=$program guest.replugs=${GUEST_REPLUGS:-}" \
   -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap < /dev/null

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import json
 import os
@@ -36,7 +37,9 @@ def load(module: str, *parameters: str) -> None:
 
 
 def unload(module: str) -> None:
-    subprocess.run(["modprobe", "-d", str(MODULES), "-r", module], check=True)
+    """Remove a module; a program that looks at its node for a moment does not stop us."""
+    command = ["modprobe", "-q", "-d", str(MODULES), "-r", module]
+    wait_for(lambda: subprocess.run(command, check=False).returncode == 0, 10, f"unloading {module}")
 
 
 def plug_vivid() -> Path:
@@ -53,8 +56,10 @@ def unplug_vivid() -> None:
 def node_of(driver: str) -> Path | None:
     """The node whose name in sysfs begins with `driver`."""
     for entry in sorted(Path("/sys/class/video4linux").glob("video*")):
-        if (entry / "name").read_text().startswith(driver):
-            return Path("/dev", entry.name)
+        # A node that goes at this moment is not there.
+        with contextlib.suppress(OSError):
+            if (entry / "name").read_text().startswith(driver):
+                return Path("/dev", entry.name)
     return None
 
 

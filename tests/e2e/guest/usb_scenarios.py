@@ -1,22 +1,21 @@
-"""Runs in the guest: the V4L2 source on uvcvideo, plugged and unplugged. One line `RESULT name {json}` a scenario."""
+"""Scenarios on uvcvideo, with a USB camera that is plugged and unplugged. Run by source_session.py."""
 
 from __future__ import annotations
 
 import itertools
 import os
-import sys
 import time
 from pathlib import Path
 from typing import Any
 
 from kernel_cameras import UsbCamera, node_of, wait_for
-from source_session import about, failure, next_frame, opened, report, source_at, watch
+from scenario_tools import about, failure, next_frame, opened, source_at, watch
 
 from detr_sentry.capture.v4l2 import list_devices
 from detr_sentry.settings import ExposureSettings
 
 WISH = {"width": 640, "height": 480, "fps": 30.0}
-REPLUGS = 20
+REPLUGS = 6
 
 
 def plug(camera: UsbCamera, port: int = 0) -> Path:
@@ -26,7 +25,7 @@ def plug(camera: UsbCamera, port: int = 0) -> Path:
     return Path(wait_for(lambda: min(set(Path("/dev").glob("video*")) - before, default=None), 30, "the camera's node"))
 
 
-def listing(camera: UsbCamera) -> dict[str, Any]:
+def usb_listing(camera: UsbCamera) -> dict[str, Any]:
     """What is offered, and a path such as udev makes."""
     del camera
     node = Path("/dev/video0")
@@ -45,7 +44,7 @@ def listing(camera: UsbCamera) -> dict[str, Any]:
     return result
 
 
-def exposure(camera: UsbCamera) -> dict[str, Any]:
+def usb_exposure(camera: UsbCamera) -> dict[str, Any]:
     """What the camera's exposure is after it was opened with each setting; at first it is manual."""
     plug(camera)
     wishes = {
@@ -62,7 +61,7 @@ def exposure(camera: UsbCamera) -> dict[str, Any]:
     return result
 
 
-def frames(camera: UsbCamera) -> dict[str, Any]:
+def usb_frames(camera: UsbCamera) -> dict[str, Any]:
     source = source_at("usb=1209:0001:A1B2C3", width=640, height=480, fps=10.0)
     result = about(opened(source)) | watch(source, 20)
     state = camera.state()
@@ -82,7 +81,7 @@ def frames(camera: UsbCamera) -> dict[str, Any]:
     return result
 
 
-def replugs(camera: UsbCamera) -> dict[str, Any]:
+def usb_replugs(camera: UsbCamera) -> dict[str, Any]:
     """Pulled while streaming, again and again, and put back at another port each time."""
     source = source_at("/dev/video0", **WISH)
     identity = opened(source).identity
@@ -114,7 +113,7 @@ def replugs(camera: UsbCamera) -> dict[str, Any]:
     }
 
 
-def twins(camera: UsbCamera) -> dict[str, Any]:
+def usb_twins(camera: UsbCamera) -> dict[str, Any]:
     """A second camera of the same make takes the first one's place, at its port and under its number."""
     source = source_at("/dev/video0", **WISH)
     opened(source)
@@ -139,6 +138,4 @@ def twins(camera: UsbCamera) -> dict[str, Any]:
     return result
 
 
-if __name__ == "__main__":
-    cameras = UsbCamera("A1B2C3")
-    sys.exit(report((exposure, listing, frames, replugs, twins), cameras))
+SCENARIOS = (usb_exposure, usb_listing, usb_frames, usb_replugs, usb_twins)
