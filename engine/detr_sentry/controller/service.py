@@ -23,7 +23,7 @@ from detr_sentry.controller.outputs import ControlOutput
 from detr_sentry.controller.problems import Health, problem_code, read_health
 from detr_sentry.controller.recorder import Recorder
 from detr_sentry.controller.report import camera_report, event_push, event_report
-from detr_sentry.errors import IpcError, SentryError
+from detr_sentry.errors import SentryError
 from detr_sentry.ipc.bells import Bell
 from detr_sentry.ipc.control import ControlServer
 from detr_sentry.ipc.heartbeat import Heartbeat, Phase
@@ -324,7 +324,7 @@ def run(settings: Settings) -> int:
     """The controller's process: serve until SIGTERM. Returns the exit status; 1 where it cannot run."""
     try:
         controller = Controller(settings)
-    except IpcError as error:
+    except (SentryError, OSError) as error:
         _log.error("%s", error)
         return 1
     try:

@@ -32,6 +32,7 @@ from detr_sentry.ipc.messages import (
     Outcome,
     PixelFormat,
     SentryView,
+    State,
 )
 from detr_sentry.ipc.ring import RingReader
 from detr_sentry.settings import CameraSettings, HistorySettings, SentrySettings, Settings
@@ -268,3 +269,34 @@ async def eventually(condition: Callable[[], Any], *, within_s: float = 10.0) ->
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - another process's or task's progress has no event to wait for
             await asyncio.sleep(0.01)
+
+
+def state_of(sentry: SentryReader) -> State | None:
+    view = sentry.read()
+    return None if view is None else view.state
+
+
+async def raise_alarm(place: Place, sentry: SentryReader) -> None:
+    for _ in range(200):
+        await place.see(1, PERSON)
+        if state_of(sentry) is State.ALARMED:
+            return
+    raise AssertionError("no alarm")
+
+
+async def end_alarm(place: Place, sentry: SentryReader) -> None:
+    for _ in range(200):
+        await place.see(1)
+        if state_of(sentry) is State.STANDBY:
+            return
+    raise AssertionError("the alarm does not end")
+
+
+async def stored(runner_place: Place, count: int) -> list[dict[str, Any]]:
+    async with runner_place.client() as client:
+        for _ in range(500):
+            events: list[dict[str, Any]] = (await client.call("list_events"))["events"]
+            if len(events) == count and all(event["end"] for event in events):
+                return events
+            await asyncio.sleep(0.02)
+    raise AssertionError(events)

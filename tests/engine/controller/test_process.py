@@ -30,7 +30,7 @@ state_dir: {state_dir}
 cameras:
   door:
     source: demo:?period=40&seed=1
-    sentry: {{hold_s: 0.3}}
+    sentry: {{hold_s: 0.3, blind_after_s: 30}}
 """
 START_S = 20  # a Python process on a busy machine
 
