@@ -161,7 +161,9 @@ def _detections(rounds: int) -> dict[str, Any]:
     reads: dict[str, int] = {}
     both: dict[str, int] = {}
 
-    def write(rows: detections.Detections) -> None:
+    rows = np.zeros(0, DETECTION_DTYPE)
+
+    def write() -> None:
         detections.write_detections(
             payload,
             camera_id=b"bench",
@@ -184,17 +186,13 @@ def _detections(rounds: int) -> dict[str, Any]:
     def read() -> object:
         return DetectionsView(payload).detections
 
-    def write_and_read(rows: detections.Detections) -> None:
-        write(rows)
+    def write_and_read() -> None:
+        write()
         read()
 
     for count in COUNTS:
         rows = np.zeros(count, DETECTION_DTYPE)
-        for figures, work in (
-            (writes, lambda rows=rows: write(rows)),
-            (reads, read),
-            (both, lambda rows=rows: write_and_read(rows)),
-        ):
+        for figures, work in ((writes, write), (reads, read), (both, write_and_read)):
             figures[str(count)] = _sample(rounds, work)[rounds // 2]
     return {"detections_write_ns": writes, "detections_read_ns": reads, "detections_roundtrip_ns": both}
 

@@ -47,10 +47,7 @@ class _Slot:
         self.fd = self.file.fd
         self.map = _map(self.file, size, path)
         self.idle_references = getrefcount(self.map)
-
-    def leaked(self) -> bool:
-        """Whether a buffer over the mapping is still alive: each keeps the map, however it was derived."""
-        return getrefcount(self.map) > self.idle_references
+        """What a release must find again: every buffer over the mapping, however it was derived, keeps the map."""
 
     def close(self) -> None:
         """Closes it; where a buffer is still alive, mapping and lock last as long as that buffer."""
@@ -169,14 +166,14 @@ class Lease:
                 for part in self._children:
                     part.release()
             self.view.release()
-            leaked = slot.leaked()
+            whole = getrefcount(slot.map) == slot.idle_references
         except BufferError:
-            leaked = True
-        if not leaked:
+            whole = False
+        self._reader.lease = None
+        if whole:
             flock(slot.fd, LOCK_UN)
-            self._reader.ended()
             return
-        self._reader.ended(lost=slot)
+        self._reader.lose(slot)
         raise LeaseError(f"slot {self.key} was released while an array or view over it is in use: copy it instead")
 
     def void(self) -> None:
@@ -214,7 +211,7 @@ class RingReader:
         self._directory = directory
         self._current = os.fspath(directory / "current")
         self._attachment: _Attachment | None = None
-        self._lease: Lease | None = None
+        self.lease: Lease | None = None
         self._thread = 0
         self._seen = 0
         self._leased = 0
@@ -237,7 +234,7 @@ class RingReader:
             self._bind()
         attachment = self._attachment
         word = 0 if attachment is None else attachment.word()
-        if self._lease is None and (not word or (word == self._seen and monotonic() >= self._look_at)):
+        if self.lease is None and (not word or (word == self._seen and monotonic() >= self._look_at)):
             attachment = self._look()
             word = 0 if attachment is None else attachment.word()
         self._seen = word
@@ -252,8 +249,8 @@ class RingReader:
         Raises:
             LeaseError: the last lease is not released, or another thread calls.
         """
-        if self._lease is not None:
-            raise LeaseError(f"{self._directory}: one lease at a time; release slot {self._lease.key} first")
+        if self.lease is not None:
+            raise LeaseError(f"{self._directory}: one lease at a time; release slot {self.lease.key} first")
         if self._thread != get_ident():
             self._bind()
         for _ in range(_ATTEMPTS):
@@ -268,20 +265,19 @@ class RingReader:
                 if monotonic() < self._look_at or self._look() is attachment:
                     return None
             elif self._take(attachment, word):
-                return self._lease
+                return self.lease
         return None
 
-    def ended(self, *, lost: _Slot | None = None) -> None:
-        """For the lease: it is over. A `lost` slot stays locked by a buffer that outlives it, and is opened anew."""
-        self._lease = None
+    def lose(self, slot: _Slot) -> None:
+        """For the lease: the slot stays locked by a buffer that outlives it, so that the reader must open it anew."""
         attachment = self._attachment
-        if lost is not None and attachment is not None:
-            attachment.slots[attachment.slots.index(lost)] = None
-            lost.close()
+        assert attachment is not None  # a reader detaches only without a lease
+        attachment.slots[attachment.slots.index(slot)] = None
+        slot.close()
 
     def close(self) -> None:
         """Gives up lease, mapping and thread; a later call attaches anew."""
-        lease, self._lease = self._lease, None
+        lease, self.lease = self.lease, None
         if lease is not None:
             lease.void()
         self._detach("closed")
@@ -312,7 +308,7 @@ class RingReader:
             self._look()
             return False
         view = memoryview(slot.map)[fmt.SLOT_HEADER_BYTES : attachment.end]
-        self._lease = Lease(self, slot, view, attachment.epoch, sequence)
+        self.lease = Lease(self, slot, view, attachment.epoch, sequence)
         self._leased = word
         return True
 
