@@ -66,6 +66,8 @@ class _Epoch:
             for index in range(slots):
                 self.slots.append(_Slot(self.directory / str(index), slot_bytes))
         except OSError as error:
+            for slot in self.slots:
+                slot.close()
             self._remove()
             raise _explain(error, stream, slots * self.file_bytes + fmt.HEAD_BYTES) from error
         fmt.HEAD.pack_into(head, 0, fmt.MAGIC, fmt.VERSION, number, slots, slot_bytes)
@@ -220,6 +222,7 @@ class RingWriter:
         if self._epoch is None:
             return
         self.abort()
+        unlink = unlink and _same_file(self._directory / "writer", self._lock)  # else it is another writer's by now
         if unlink:
             self._epoch.unpublish()
             self._remove_strangers()

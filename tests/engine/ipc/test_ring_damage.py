@@ -126,7 +126,11 @@ def test_a_writer_whose_lock_was_stolen_says_so(stream: Path) -> None:
 
     with pytest.raises(WriterBusyError):
         writer.begin()
+
+    writer.close(unlink=True)
+
     assert 1 == put(thief, b"hello")
+    assert b"hello" == read(RingReader(stream))
 
 
 @pytest.mark.parametrize(
