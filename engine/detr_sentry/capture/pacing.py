@@ -34,10 +34,6 @@ class Pacer:
         if rate != self._rate:
             self._rate, self._anchor_ns, self._tick = rate, now_ns, 0
 
-    def restart(self, now_ns: int) -> None:
-        """Begin the schedule anew: the first tick is due now."""
-        self._anchor_ns, self._tick = now_ns, 0
-
     def due(self, now_ns: int) -> bool:
         """Whether a frame is due."""
         return not self._rate or now_ns >= self.due_ns
@@ -68,7 +64,7 @@ class RetryPolicy:
     jitter: float = 0.2
 
 
-LOCAL_RETRY: Final = RetryPolicy(first_s=0.25, cap_s=2.0)
+LOCAL_RETRY: Final = RetryPolicy(first_s=0.25, cap_s=1.5)
 """A device node: looking for it costs nothing, and a replugged camera must be back within 3 s."""
 NETWORK_RETRY: Final = RetryPolicy(first_s=0.5, cap_s=15.0)
 """A rebooting camera takes a minute; attempts must not keep its few connections busy."""

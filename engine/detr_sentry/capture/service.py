@@ -266,10 +266,11 @@ class Capture:
         self._watch.look(data, info.pixel_format, info.width, info.height, now_ns)
         self._link.picture_problem = self._watch.problem
         self._wrong_sizes = 0
-        self._next(now_ns)
+        self._alive_ns = now_ns
+        # A pulled frame that was late is no reason to skip the tick after it.
+        self._next(now_ns if self._source.fileno() is not None else frame.captured_monotonic_ns)
 
     def _next(self, now_ns: int) -> None:
-        self._alive_ns = now_ns
         self._pacer.take(now_ns)
         self._armed = not self._pacer.rate
 
@@ -280,7 +281,8 @@ class Capture:
         if error.reason in {"no_slot", "no_memory", "too_big"}:  # the camera is well
             if error.reason != "no_slot":
                 self._link.picture_problem = error.reason
-            self._next(time.monotonic_ns())
+            self._alive_ns = time.monotonic_ns()
+            self._next(self._alive_ns)
             return
         self._wrong_sizes = self._wrong_sizes + 1 if error.reason == "wrong_size" else 0
         if self._wrong_sizes >= MOST_WRONG_SIZES:

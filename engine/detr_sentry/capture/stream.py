@@ -114,7 +114,7 @@ class StreamSource:
     def close(self) -> None:
         """Stop reading."""
         worker, self._worker = self._worker, None
-        self._held, self._info = None, None
+        self._held, self._info, self._packed = None, None, bytearray()  # no picture outlives the camera
         if worker is not None:
             worker.close()
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -280,6 +281,34 @@ def test_the_process_says_what_is_wrong_and_exits(
 
         assert code == process.returncode
         assert says in errors
+
+
+@pytest.mark.timeout(60)
+def test_the_process_ends_at_once_while_it_connects(
+    rig_for: RigFor, start_process: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as black_hole:
+        url = f"rtsp://127.0.0.1:{black_hole.getsockname()[1]}/x"
+        rig = rig_for(url, start=False)
+        process = start_process(rig, url)
+        rig.link("connecting", timeout_s=20)
+        connection, _ = black_hole.accept()
+        asked = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+
+        assert 0 == process.wait(10)
+        connection.close()
+        assert time.monotonic() - asked < 5  # expected: well below 1 s
+
+
+def test_an_order_to_close_is_obeyed_while_connecting(rig_for: RigFor) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as black_hole:
+        rig = rig_for(f"http://127.0.0.1:{black_hole.getsockname()[1]}/x")
+        connection, _ = black_hole.accept()
+        rig.order(0.0)
+
+        rig.link("off", timeout_s=5)
+        connection.close()
 
 
 def open_files() -> int:
