@@ -105,8 +105,8 @@ class CameraFeed:
 
     @property
     def attached(self) -> bool:
-        """Whether the rings of frames, detections and state are all there."""
-        return self._frames.attached and self._detections.attached and self._sentry.attached
+        """Whether the rings of frames, detections and state are there. A camera that is off needs only the last."""
+        return self._sentry.attached and (self.off or (self._frames.attached and self._detections.attached))
 
     @property
     def off(self) -> bool:

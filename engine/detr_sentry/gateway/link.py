@@ -33,8 +33,8 @@ class LinkState(StrEnum):
 class ControllerLink:
     """Keeps a subscription alive while `run` runs.
 
-    `cameras` holds the controller's newest word on each camera, `companion` who claims the engine. `on_push(kind, value)` is
-    told of `state`, `event`, `picture`, `companion` and of the `link` itself.
+    `cameras` holds the controller's newest word on each camera, `companion` who claims the engine.
+    `on_push(kind, value)` is told of `state`, `event`, `picture`, `companion` and of the `link` itself.
     """
 
     def __init__(self, socket: Path, on_push: Callable[[str, Mapping[str, Any]], None]) -> None:

@@ -1,4 +1,8 @@
-"""Pictures copied out of the frames ring, and the JPEGs made of them. Pure functions: they run in worker threads."""
+"""Pictures copied out of the frames ring, and the JPEGs made of them: pure functions.
+
+Whatever decodes or encodes runs in a worker thread, and only there the codecs are imported; what merely passes a
+camera's JPEG on may run in the event loop.
+"""
 
 from __future__ import annotations
 
@@ -103,28 +107,17 @@ def full_jpeg(picture: Picture) -> bytes:
 
     Raises BadFrameError.
     """
-    import simplejpeg
-
-    info = picture.info
-    match info.pixel_format:
-        case PixelFormat.MJPEG:
-            return picture.data if _has_huffman_tables(picture.data) else insert_dht(picture.data)
-        case PixelFormat.GRAY8:
-            gray = _raw(picture.data, info.height, info.width, 1)
-            return bytes(simplejpeg.encode_jpeg(gray, quality=QUALITY, colorspace="GRAY", colorsubsampling="GRAY"))
-        case PixelFormat.I420 if info.width % 2 == 0 and info.height % 2 == 0:
-            planes = _planes(picture.data, info.width, info.height)
-            return bytes(simplejpeg.encode_jpeg_yuv_planes(*planes, quality=QUALITY))
-        case _:
-            return _encode(to_rgb(picture))
+    if not picture.is_jpeg:
+        return _encode_raw(picture)
+    return picture.data if _has_huffman_tables(picture.data) else insert_dht(picture.data)
 
 
 def small_jpeg(picture: Picture, width: int) -> bytes:
-    """The picture `width` pixels wide with its aspect kept; never enlarged."""
-    import cv2
-
+    """The picture `width` pixels wide with its aspect kept; never enlarged. Raises BadFrameError."""
     if picture.info.width <= width:
         return full_jpeg(picture)
+    import cv2
+
     rgb = to_rgb(picture, min_width=width)
     return _encode(cv2.resize(rgb, small_size(picture.info, width), interpolation=cv2.INTER_AREA))
 
@@ -156,6 +149,17 @@ def boxed_jpeg(picture: Picture, detections: Sequence[Detection]) -> bytes:
         cv2.rectangle(rgb, (left, base - text_height - 4), (left + text_width + 6, base + 5), _BOX_RGB, cv2.FILLED)
         cv2.putText(rgb, text, (left + 3, base), cv2.FONT_HERSHEY_SIMPLEX, scale, (0, 0, 0), 1, cv2.LINE_AA)
     return _encode(rgb)
+
+
+def _encode_raw(picture: Picture) -> bytes:
+    import simplejpeg
+
+    info = picture.info
+    if info.pixel_format is PixelFormat.GRAY8:
+        gray = _raw(picture.data, info.height, info.width, 1)
+        return bytes(simplejpeg.encode_jpeg(gray, quality=QUALITY, colorspace="GRAY", colorsubsampling="GRAY"))
+    # Not from the planes as they are: cameras deliver video range, JPEG means full range.
+    return _encode(to_rgb(picture))
 
 
 def _has_huffman_tables(jpeg: bytes) -> bool:
@@ -193,16 +197,6 @@ def _raw(data: bytes, height: int, width: int, channels: int) -> np.ndarray[Any,
     if len(data) != height * width * channels:
         raise BadFrameError("raw_size", f"{len(data)} bytes instead of {height}x{width}x{channels}")
     return np.frombuffer(data, np.uint8).reshape(height, width, channels)
-
-
-def _planes(data: bytes, width: int, height: int) -> tuple[np.ndarray[Any, np.dtype[np.uint8]], ...]:
-    flat = _raw(data, height * 3 // 2, width, 1).reshape(-1)
-    luma, chroma = width * height, width * height // 4
-    return (
-        flat[:luma].reshape(height, width),
-        flat[luma : luma + chroma].reshape(height // 2, width // 2),
-        flat[luma + chroma :].reshape(height // 2, width // 2),
-    )
 
 
 def _encode(rgb: Any) -> bytes:
