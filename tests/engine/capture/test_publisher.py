@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
-from detr_sentry.capture.publisher import MAX_JPEG_BYTES, Publisher
+from detr_sentry.capture.publisher import Publisher
 from detr_sentry.capture.source import RawFrame, SourceInfo
-from detr_sentry.errors import BadFrameError
+from detr_sentry.errors import BadFrameError, ShmFullError
 from detr_sentry.ipc.bells import Bell
 from detr_sentry.ipc.layout import Layout
 from detr_sentry.ipc.messages import FrameView, PixelFormat
@@ -121,6 +122,40 @@ def test_slots_grow_with_the_camera_up_to_a_bound(
 
     assert "too_big" == reason(publisher, frame_of(large[:2] + comments + large[2:], 1280, 720))
     assert large == newest(reader)[2]
+
+
+@pytest.fixture
+def small_memory(tmp_path: Path) -> Iterator[Path]:
+    """A real file system that is soon full."""
+    place = tmp_path / "small"
+    place.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1500k", "tmpfs", str(place)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"NOT TESTED: full shared memory; this user cannot mount a tmpfs: {done.stderr.strip()}")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def test_full_shared_memory_costs_the_large_frames_only(small_memory: Path, picture: Picture) -> None:
+    layout = Layout(small_memory, f"p{time.monotonic_ns()}")
+    layout.create()
+    publisher = Publisher(layout, "door", TelemetrySettings())
+    reader = RingReader(layout.stream("door", "frames"))
+    publisher.adopt(info_of(width=1280, height=720))
+    large, small = picture(1, 1280, 720, quality=100), picture(2, 1280, 720, quality=5)
+    assert len(small) < 1 << 16 < len(large)
+
+    assert "no_memory" == reason(publisher, frame_of(large * 1, 1280, 720))
+    publisher.publish(frame_of(small, 1280, 720))
+    assert small == newest(reader)[2]
+
+    with pytest.raises(ShmFullError, match="needs"):
+        publisher.adopt(info_of(PixelFormat.YUYV, 1280, 720))
+    reader.close()
+    publisher.close()
+    for service in ("inference", "gateway"):
+        Bell.unlink(layout.bell(service))
 
 
 def test_readers_that_hold_every_slot_cost_frames_not_time(
