@@ -101,7 +101,7 @@ class LoopbackCamera:
         load("v4l2loopback", "devices=1", f"video_nr={number}", "card_label=Loopback", "exclusive_caps=1")
         self.node = Path(f"/dev/video{number}")
         wait_for(self.node.exists, 10, f"{self.node}")
-        command = [sys.executable, HERE / "frame_producer.py", self.node, fourcc, size, str(fps), str(cut)]
+        command = [sys.executable, str(HERE / "frame_producer.py"), str(self.node), fourcc, size, str(fps), str(cut)]
         self._producer = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self._producer.stdout is not None
         assert self._producer.stdout.readline() == b"writing\n"
@@ -118,8 +118,10 @@ class UsbCamera:
     def __init__(self, serial: str, ids: str = "1209:0001") -> None:
         load("vhci-hcd")
         load("uvcvideo")
-        command = [sys.executable, HERE / "usb_camera.py", serial, ids]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        command = [sys.executable, str(HERE / "usb_camera.py"), serial, ids]
+        self._process: subprocess.Popen[str] = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
         self.state()  # started
 
     def plug(self, port: int = 0) -> None:
@@ -146,7 +148,7 @@ class UsbCamera:
         assert self._process.stdout is not None
         self._process.stdin.write(f"{line}\n")
         self._process.stdin.flush()
-        answer = self._process.stdout.readline()
+        answer: str = self._process.stdout.readline()
         if not answer:
             raise RuntimeError(f"the USB camera ended with {self._process.wait()}")
         return answer

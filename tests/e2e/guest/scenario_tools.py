@@ -35,7 +35,9 @@ def next_frame(source: V4l2Source, seconds: float = 10.0) -> RawFrame:
     """The next whole frame; BadFrameError and SourceError pass through."""
     deadline = time.monotonic() + seconds
     while time.monotonic() < deadline:
-        select.select([source.fileno()], [], [], 0.25)
+        descriptor = source.fileno()
+        assert descriptor is not None
+        select.select([descriptor], [], [], 0.25)
         frame = source.grab()
         if frame is not None:
             return frame

@@ -5,13 +5,16 @@ from __future__ import annotations
 import os
 import sys
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from capture_process import OFF, STANDBY, CaptureProcess
 from kernel_cameras import UsbCamera, holders, load, node_of, plug_vivid, set_control, unload, unplug_vivid, wait_for
 from scenario_tools import report
 
 from detr_sentry.capture.source import FULL_RATE
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 REPLUGS = int(os.environ.get("GUEST_REPLUGS") or 10)
 
@@ -144,6 +147,15 @@ def end(scene: Scene) -> dict[str, Any]:
     return result
 
 
+def return_after(capture: CaptureProcess, node: Path, fault: str) -> float:
+    """Seconds until a fault of vivid's was logged and its end too."""
+    lines = len(capture.log_lines)
+    set_control(node, fault, 1)
+    start = time.monotonic()
+    wait_for(lambda: len(capture.log_lines) >= lines + 2, 30, f"the return after {fault}")
+    return time.monotonic() - start
+
+
 def driver_faults(scene: Scene) -> dict[str, Any]:
     """Vivid: a fatal streaming error, a lost device, and the driver taken away while the camera is off."""
     del scene
@@ -152,13 +164,8 @@ def driver_faults(scene: Scene) -> dict[str, Any]:
     capture.wait_link("connected", 60)
     capture.order(FULL_RATE)
     raw = capture.watch(20)
-    back, first = [], len(capture.log_lines)
-    for fault in ("Inject Fatal Streaming Error", "Disconnect"):
-        lines = len(capture.log_lines)
-        set_control(node, fault, 1)
-        start = time.monotonic()
-        wait_for(lambda expected=lines + 2: len(capture.log_lines) >= expected, 30, f"the return after {fault}")
-        back.append(time.monotonic() - start)
+    first = len(capture.log_lines)
+    back = [return_after(capture, node, fault) for fault in ("Inject Fatal Streaming Error", "Disconnect")]
     capture.order(OFF)
     capture.wait_link("off")
     unplug_vivid()

@@ -226,7 +226,7 @@ def main(serial: str, ids: str) -> None:
     camera = Camera(serial, *(int(part, 16) for part in ids.split(":")))
     pictures, link, commands = Pictures(), None, b""
     while True:
-        sockets = [0] if link is None else [0, link.socket]
+        sockets: list[int | socket.socket] = [0] if link is None else [0, link.socket]
         ready, _, _ = select.select(sockets, [], [], None if link is None else link.wait_s())
         if link is not None and link.socket in ready and not link.read():
             link.socket.close()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 from linuxpy.video import raw
 
 from detr_sentry.capture.v4l2_formats import (
@@ -155,3 +157,39 @@ def test_fourcc_round_trip() -> None:
     assert fourcc_text(raw.PixelFormat.YUYV) == "YUYV"
     assert fourcc_text(fourcc_code("Y16")) == "Y16"
     assert fourcc_text(0x01020384) == "????"
+
+
+_OFFERS = st.builds(
+    Offer,
+    fourcc=st.sampled_from(["MJPG", "YUYV", "YU12", "GREY", "H264"]),
+    width=st.integers(16, 4096),
+    height=st.integers(16, 4096),
+    fps=st.floats(0.0, 240.0),
+)
+_SIDES = st.none() | st.integers(16, 4096)
+
+
+@given(st.lists(_OFFERS, max_size=20), _SIDES, _SIDES, st.floats(0.1, 240.0))
+def test_choice_is_always_a_usable_offer(
+    offers: list[Offer], width: int | None, height: int | None, fps: float
+) -> None:
+    if all(item.pixel_format is None for item in offers):
+        with pytest.raises(SourceFormatError):
+            choose(offers, width=width, height=height, fps=fps)
+        return
+
+    chosen = choose(offers, width=width, height=height, fps=fps)
+
+    assert chosen in offers
+    assert chosen.pixel_format is not None
+
+
+@given(st.lists(_OFFERS, min_size=1, max_size=20), st.floats(0.1, 240.0), st.data())
+def test_offered_size_is_kept_whatever_the_rate(offers: list[Offer], fps: float, data: st.DataObject) -> None:
+    usable = [item for item in offers if item.pixel_format is not None]
+    assume(usable)
+    wish = data.draw(st.sampled_from(usable))
+
+    chosen = choose(offers, width=wish.width, height=wish.height, fps=fps)
+
+    assert (chosen.width, chosen.height) == (wish.width, wish.height)
