@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from detr_sentry.capture.service import Capture, Stop
+from detr_sentry.capture.loop import Capture, Stop
 from detr_sentry.ipc.bells import Bell
 from detr_sentry.ipc.heartbeat import read_heartbeat
 from detr_sentry.ipc.layout import Layout

@@ -303,7 +303,7 @@ def test_the_service_survives_a_network_camera_that_comes_and_goes(
 def test_torn_pictures_are_counted_dropped_and_end_as_a_stall(
     rig_for: RigFor, http_camera: HttpCamera, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("detr_sentry.capture.service.STALL_S", 1.5)
+    monkeypatch.setattr("detr_sentry.capture.loop.STALL_S", 1.5)
     http_camera.behaviour = "torn"
     rig = rig_for(http_camera.url)
     rig.order(FULL_RATE)
