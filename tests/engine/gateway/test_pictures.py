@@ -12,7 +12,7 @@ from detr_sentry.ipc.messages import PixelFormat
 
 COLOUR = (200, 120, 40)
 # Limited-range BT.601 of COLOUR, as cameras deliver YUV.
-Y, U, V = 125, 84, 181
+Y, U, V = 132, 81, 169
 
 
 def picture(pixel_format: PixelFormat, data: bytes, width: int = 64, height: int = 48) -> Picture:
