@@ -15,7 +15,7 @@ import numpy as np
 import simplejpeg
 from linuxpy.video import raw
 
-PICTURES = 32
+PICTURES = 64
 
 
 def picture(number: int, fourcc: str, width: int, height: int) -> bytes:
