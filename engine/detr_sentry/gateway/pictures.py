@@ -177,20 +177,20 @@ def _decode(data: bytes, width: int, height: int, min_width: int) -> np.ndarray[
     import simplejpeg
 
     scale = next((step for step in _DECODE_SCALES if min_width and -(-width // step) >= min_width), 1)
-    least = (-(-width // scale), -(-height // scale)) if scale > 1 else (0, 0)
+    shape = (-(-height // scale), -(-width // scale), 3)
     try:
         seen_height, seen_width, *_rest = simplejpeg.decode_jpeg_header(data)
         # The header decides how much memory a decoder takes: one that lies is not decoded.
         if (seen_width, seen_height) != (width, height):
             raise BadFrameError("jpeg_size", f"{seen_width}x{seen_height} in a frame of {width}x{height}")
+        # Many webcams pad the end of a whole picture, which a strict decoder refuses. A lenient one tells nothing of
+        # real errors either, so what it does not reach stays black instead of holding whatever was in memory.
+        black = np.zeros(shape, np.uint8)
+        least = {"min_height": shape[0], "min_width": shape[1]} if scale > 1 else {}
+        rgb = simplejpeg.decode_jpeg(data, "RGB", buffer=black, strict=False, **least)
     except ValueError as error:
-        raise BadFrameError("jpeg_header", str(error)) from error
-    try:
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", min_width=least[0], min_height=least[1]), np.uint8)
-    except ValueError:
-        # It breaks a rule, as some cameras' do, and every browser shows it. Where the decoder gives up, it stays black.
-        black = np.zeros(width * height * 3, np.uint8)
-        return np.asarray(simplejpeg.decode_jpeg(data, "RGB", buffer=black, strict=False), np.uint8)
+        raise BadFrameError("jpeg_decode", str(error)) from error
+    return np.asarray(rgb, np.uint8).reshape(shape)
 
 
 def _raw(data: bytes, height: int, width: int, channels: int) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -130,6 +130,14 @@ def test_boxes_beyond_the_picture_are_drawn_inside(box: tuple[float, float, floa
     assert (48, 64) == simplejpeg.decode_jpeg_header(jpeg)[:2]
 
 
+@pytest.mark.parametrize("min_width", [0, 32])
+def test_padding_before_the_end_is_no_error(min_width: int) -> None:
+    data = one_colour(PixelFormat.MJPEG).data
+    decoded = to_rgb(picture(PixelFormat.MJPEG, data[:-2] + bytes(64) + data[-2:]), min_width)
+
+    assert np.abs(decoded.astype(int) - COLOUR).max() <= 8
+
+
 def test_a_jpeg_that_breaks_a_rule_is_shown_as_browsers_do() -> None:
     frame = one_colour(PixelFormat.MJPEG)
     scan = frame.data.index(b"\xff\xda")
