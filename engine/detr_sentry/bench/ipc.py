@@ -2,8 +2,8 @@
 
 Times are of one process and thread, on messages that are fresh and in cache, as a reader woken by a bell finds them.
 They are taken in batches that alternate between the subjects; a `p50` is that of the quietest batch, because other load
-on the machine only ever adds, and `p50_all` and `p99` are over all batches. The stress and its controls run in processes
-of their own.
+on the machine only ever adds, and `p50_all` and `p99` are over all batches. The stress and its controls run in their
+own processes.
 """
 
 from __future__ import annotations
