@@ -152,6 +152,10 @@ def run_page_tests(node: str, name: str, url: str, screenshots: Path, **environm
     assert finished.returncode == 0, finished.stdout[-8000:] + finished.stderr[-2000:]
 
 
+def test_words(node: str, screenshots: Path) -> None:
+    run_page_tests(node, "words", "http://127.0.0.1/", screenshots)
+
+
 @pytest.mark.parametrize("name", ["access", "live", "modes", "clients"])
 def test_page(name: str, engine: Engine, node: str, screenshots: Path) -> None:
     run_page_tests(node, name, engine.url, screenshots, SENTRY_GATEWAY_BEAT=str(engine.gateway_beat))

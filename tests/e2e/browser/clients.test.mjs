@@ -13,7 +13,7 @@ before(async () => {
   browser = await openBrowser();
   page = browser.page;
   await openPage(page);
-  await until(async () => (await figures(page)).fps > 9, "the full rate");
+  await until(async () => (await figures(page)).fps > 6, "the full rate");
 });
 after(async () => {
   await setMode("auto");

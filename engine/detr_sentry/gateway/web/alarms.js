@@ -2,19 +2,32 @@
 
 import { eventPictureUrl } from "./api.js";
 import { lengthText, timeText } from "./text.js";
-import { h } from "./viewer-dom.js";
+import { h, svg } from "./viewer-dom.js";
 import { peopleText } from "./viewer-text.js";
 
 /** The picture of an event may improve while it lasts; a new address makes the browser look again. */
 const pictureOf = (event) => eventPictureUrl(event.id, event.end ? "end" : "now");
 
+/**
+ * The box of the person over a picture of any size, or null where the picture is not the very frame of the box.
+ * `fit` is how the picture fills its place: "meet" for contain, "slice" for cover.
+ */
+function boxOver(event, fit) {
+  if (!event.snapshot_exact || !event.box || !event.width) return null;
+  const [x1, y1, x2, y2] = event.box;
+  const view = { viewBox: `0 0 ${event.width} ${event.height}`, preserveAspectRatio: `xMidYMid ${fit}` };
+  const rectangle = svg("rect", { x: x1, y: y1, width: x2 - x1, height: y2 - y1, rx: event.width / 200 });
+  return svg("svg", { ...view, class: "box", "aria-hidden": "true" }, rectangle);
+}
+
 function thumbnail(event) {
   const missing = h("span", { class: "missing" }, "No picture stored");
   if (event.snapshot === false) return missing;
   const image = h("img", { alt: "", loading: "lazy", decoding: "async", width: 320, height: 180 });
-  image.addEventListener("error", () => image.replaceWith(missing));
+  const picture = h("span", { class: "thumbnail" }, image, boxOver(event, "slice"));
+  image.addEventListener("error", () => picture.replaceWith(missing));
   image.src = pictureOf(event);
-  return image;
+  return picture;
 }
 
 export class Alarms {
@@ -23,7 +36,7 @@ export class Alarms {
   #dialog;
   #events = [];
   #names = new Map();
-  #at = 0;
+  #shown = null;
   #drawn = "";
 
   /** `dialog` holds img, .missing, h2, p.facts and the buttons [data-step]. */
@@ -46,17 +59,19 @@ export class Alarms {
     this.#names = names;
     this.#empty.hidden = events.length > 0;
     const focused = [...this.#list.children].findIndex((item) => item.contains(document.activeElement));
-    this.#list.replaceChildren(...events.map((event, index) => this.#item(event, index)));
+    this.#list.replaceChildren(...events.map((event) => this.#item(event)));
+    const open = this.#dialog.open ? events.find(({ id }) => id === this.#shown) : null;
+    if (open) this.#open(open);
     if (focused >= 0) this.#list.children[Math.min(focused, events.length - 1)]?.firstElementChild.focus();
   }
 
-  #item(event, index) {
+  #item(event) {
     return h(
       "li",
       {},
       h(
         "button",
-        { type: "button", class: "alarm", "data-live": !event.end, onclick: () => this.#open(index) },
+        { type: "button", class: "alarm", "data-live": !event.end, onclick: () => this.#open(event) },
         thumbnail(event),
         h(
           "span",
@@ -70,15 +85,17 @@ export class Alarms {
     );
   }
 
-  #open(index) {
-    this.#at = index;
-    const event = this.#events[index];
+  #open(event) {
+    this.#shown = event.id;
+    const index = this.#events.indexOf(event);
     const name = this.#names.get(event.camera) ?? event.camera;
     const score = typeof event.confidence === "number" ? `, best score ${Math.round(event.confidence * 100)} %` : "";
     const length = event.end ? `lasted ${lengthText(event)}` : "still there";
     const [previous, next] = this.#dialog.querySelectorAll("[data-step]");
     this.#missing(event.snapshot === false);
     if (event.snapshot !== false) this.image.src = pictureOf(event);
+    this.#dialog.querySelector("svg.box")?.remove();
+    this.image.after(boxOver(event, "meet") ?? "");
     this.image.alt = `Best picture of the alarm: ${name}, ${peopleText(event.count || 1)}`;
     this.#dialog.querySelector("h2").textContent = `${name}, ${timeText(event.start, { seconds: true })}`;
     this.#dialog.querySelector(".facts").textContent = `${peopleText(event.count || 1)}, ${length}${score}`;
@@ -89,12 +106,13 @@ export class Alarms {
 
   #missing(missing) {
     this.image.hidden = missing;
+    if (missing) this.#dialog.querySelector("svg.box")?.remove();
     this.#dialog.querySelector(".missing").hidden = !missing;
   }
 
   #step(step) {
-    const index = this.#at + step;
-    if (index >= 0 && index < this.#events.length) this.#open(index);
+    const event = this.#events[this.#events.findIndex(({ id }) => id === this.#shown) + step];
+    if (event) this.#open(event);
   }
 
   #click(event) {

@@ -141,7 +141,8 @@ function describe(camera) {
   text("state", STATE_LABELS[state]);
   text("since", camera.since ? `since ${timeText(camera.since)}` : "");
   $("count").hidden = camera.count === null || state === "off" || state === "blind";
-  text("count", camera.count ? peopleText(camera.count) : "Nobody there");
+  const nobody = state === "alarmed" ? "Out of sight at the moment" : "Nobody there";
+  text("count", camera.count ? peopleText(camera.count) : nobody);
   const problem = state === "off" ? null : problemText(camera.problem);
   $("problem").hidden = !problem;
   text("problem", problem ?? "");

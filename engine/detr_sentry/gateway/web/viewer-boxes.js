@@ -50,34 +50,58 @@ function corners(context, { x, y, width, height }) {
   context.stroke(path);
 }
 
+const overlaps = (one, other) =>
+  one.x < other.x + other.width && other.x < one.x + one.width && Math.abs(one.y - other.y) < LABEL_PX;
+
+/** A free place for a label of `width` at its box: above it, else below, else inside; null if all are taken. */
+export function placeLabel(box, width, rect, taken) {
+  const x = Math.max(rect.x, Math.min(box.x, rect.x + rect.width - width));
+  const places = [box.y - LABEL_PX - 4, box.y + box.height + 4, Math.max(rect.y, box.y) + 4]
+    .filter((y) => y >= rect.y && y + LABEL_PX <= rect.y + rect.height)
+    .map((y) => ({ x, y, width }));
+  return places.find((place) => !taken.some((other) => overlaps(place, other))) ?? null;
+}
+
+/** Below this score, and followed as no track, a detection is a guess: drawn faintly and without words. */
+const SURE = 0.5;
+const isGuess = ({ confidence, track_id: trackId }) => !trackId && confidence < SURE;
+
+function drawFrame(context, box, line, guess) {
+  context.globalAlpha = guess ? 0.6 : 1;
+  context.strokeStyle = "rgb(0 0 0 / 35%)";
+  context.lineWidth = guess ? 2.5 : 4;
+  context.strokeRect(box.x, box.y, box.width, box.height);
+  context.strokeStyle = line;
+  context.lineWidth = guess ? 1 : 2;
+  context.strokeRect(box.x, box.y, box.width, box.height);
+  context.lineWidth = 3.5;
+  if (!guess) corners(context, box);
+  context.globalAlpha = 1;
+}
+
 /** Clear the overlay and draw `detections` of a picture of `source` pixels `{width, height}` shown at `rect`. */
 export function drawBoxes(context, { detections, source, rect, state }) {
   const { canvas } = context;
   const [line, ink] = COLOURS[state] ?? COLOURS.standby;
+  const strongestLast = [...detections].sort((one, other) => one.confidence - other.confidence);
+  const boxes = strongestLast.map((detection) => placeBox(detection, source.width, source.height, rect));
   context.clearRect(0, 0, canvas.width, canvas.height);
   context.font = `600 ${FONT_PX}px system-ui, sans-serif`;
   context.textBaseline = "middle";
   context.lineJoin = context.lineCap = "round";
-  for (const detection of detections) {
-    const box = placeBox(detection, source.width, source.height, rect);
-    context.strokeStyle = "rgb(0 0 0 / 35%)";
-    context.lineWidth = 4;
-    context.strokeRect(box.x, box.y, box.width, box.height);
-    context.strokeStyle = line;
-    context.lineWidth = 2;
-    context.strokeRect(box.x, box.y, box.width, box.height);
-    context.lineWidth = 3.5;
-    corners(context, box);
-
-    const text = boxText(detection);
-    const width = context.measureText(text).width + 12;
-    const x = Math.max(rect.x, Math.min(box.x, rect.x + rect.width - width));
-    const y = box.y - LABEL_PX - 4 >= rect.y ? box.y - LABEL_PX - 4 : Math.max(rect.y, box.y) + 4;
+  boxes.forEach((box, index) => drawFrame(context, box, line, isGuess(strongestLast[index])));
+  const taken = [];
+  for (let index = boxes.length - 1; index >= 0; index -= 1) {
+    if (isGuess(strongestLast[index])) continue;
+    const text = boxText(strongestLast[index]);
+    const place = placeLabel(boxes[index], context.measureText(text).width + 12, rect, taken);
+    if (!place) continue;
+    taken.push(place);
     context.fillStyle = line;
     context.beginPath();
-    context.roundRect(x, y, width, LABEL_PX, 5);
+    context.roundRect(place.x, place.y, place.width, LABEL_PX, 5);
     context.fill();
     context.fillStyle = ink;
-    context.fillText(text, x + 6, y + LABEL_PX / 2 + 0.5);
+    context.fillText(text, place.x + 6, place.y + LABEL_PX / 2 + 0.5);
   }
 }
