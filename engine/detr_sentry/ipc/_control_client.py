@@ -43,9 +43,12 @@ class ControlClient:
     async def connect(self) -> None:
         """Connect now, if not connected. Raises ControlError `unavailable`."""
         async with self._connecting:
-            if self._writer is None:
-                reader, self._writer = await self._open()
-                self._receiving = asyncio.create_task(self._receive(reader))
+            await self._connect()
+
+    async def _connect(self) -> None:
+        if self._writer is None:
+            reader, self._writer = await self._open()
+            self._receiving = asyncio.create_task(self._receive(reader))
 
     async def _open(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         fmt.check_path(self._path)

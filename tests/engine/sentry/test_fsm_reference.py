@@ -208,6 +208,16 @@ class SentryAgainstReference(RuleBasedStateMachine):
             self.number += 1
             self.send(kind, waited=waited, age=0.02)
 
+    @rule(
+        kinds=st.lists(st.sampled_from(["enter", "empty", "empty"]), min_size=3, max_size=9),
+        waited=st.sampled_from([0.1, 0.4, 0.7, 1.1, 2.1]),
+    )
+    def persons_that_come_and_go(self, kinds: list[str], waited: float) -> None:
+        for kind in kinds:
+            self.number += 1
+            self.send(kind, waited=waited, age=0.02)
+            self.agrees()
+
     @rule(kind=st.sampled_from([*KINDS]))
     def first_frame_of_a_new_epoch(self, kind: str) -> None:
         self.epoch, self.number = self.epoch + 1, 1
