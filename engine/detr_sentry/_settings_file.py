@@ -52,7 +52,9 @@ def update_yaml(file: Path, changes: Mapping[str, Any]) -> None:
     """
     from ruamel.yaml import YAML
 
-    tree = (_load(file, "rt") if file.exists() else None) or {}
+    tree = _load(file, "rt") if file.exists() else None
+    comments = file.read_text(encoding="utf-8") if tree is None and file.exists() else ""
+    tree = tree or {}
     _apply(tree, changes)
     writer = YAML(typ="rt")
     writer.width = 120
@@ -63,6 +65,7 @@ def update_yaml(file: Path, changes: Mapping[str, Any]) -> None:
             "w", dir=file.parent, prefix=f".{file.name}.", delete=False, encoding="utf-8"
         ) as out:
             temporary = out.name
+            out.write(comments if not comments or comments.endswith("\n") else f"{comments}\n")
             writer.dump(tree, out)
             out.flush()
             os.fsync(out.fileno())

@@ -11,7 +11,8 @@
     │   ├── LeaseError                 a lease used after its release, or taken twice
     │   └── QueueLimitError            the kernel refused a message queue: names the limit
     ├── SourceError                    the camera or file: names it, without credentials
-    │   ├── SourceGoneError            unplugged, refused, unreachable, ended
+    │   ├── SourceGoneError            unplugged, refused, unreachable
+    │   │   └── SourceEndedError       a file was played to its end
     │   ├── SourceStalledError         connected, but no frames in time
     │   ├── SourceUnauthorizedError    wrong user or password
     │   └── SourceFormatError          delivers a format or size that we cannot take
@@ -78,7 +79,11 @@ class SourceError(SentryError):
 
 
 class SourceGoneError(SourceError):
-    """Unplugged, refused, unreachable or ended."""
+    """Unplugged, refused or unreachable."""
+
+
+class SourceEndedError(SourceGoneError):
+    """A file that does not loop was played to its end: opening it again would show it twice, so nobody does."""
 
 
 class SourceStalledError(SourceError):

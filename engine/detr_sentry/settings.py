@@ -35,6 +35,7 @@ from detr_sentry._settings_values import (
     default_state_dir,
 )
 from detr_sentry.errors import SettingsError
+from detr_sentry.source_url import parse_source, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -57,7 +58,6 @@ __all__ = [
     "change_settings",
     "describe",
     "load_settings",
-    "redact",
     "update_yaml",
 ]
 
@@ -204,6 +204,11 @@ def _camera(
     path = f"cameras.{camera_id}"
     if "source" not in values:
         raise SettingsError(f"{path}.source", "is missing: say where the pictures come from, for example /dev/video0")
+    for key in ("source", "standby_source"):
+        try:
+            parse_source(values.get(key, "demo:"))
+        except SettingsError as error:
+            raise SettingsError(f"{path}.{key}", error.reason, origins.get(f"{path}.{key}", "")) from None
     rules: dict[str, Any] = {}
     for layer in (shared_sentry, values.pop("sentry", {})):
         rules.update({**PRESETS[layer.get("preset", "default")], **layer})
@@ -240,15 +245,6 @@ def _known_keys(path: list[str]) -> list[str]:
     for part in path:
         node = node.get(part) or next((value for name, value in node.items() if callable(name)), {})
     return [name for name in node if isinstance(name, str)]
-
-
-HIDDEN = "********"
-_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]*:[^/@\s]*@|(?<=://)[^/@\s:]+@")
-
-
-def redact(text: str) -> str:
-    """`text` without the user and password of any URL in it."""
-    return _CREDENTIALS.sub(f"{HIDDEN}@", text)
 
 
 def describe(settings: Settings) -> dict[str, dict[str, Any]]:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from detr_sentry.capture.source import SourceSpec
     from detr_sentry.settings import CameraSettings
+    from detr_sentry.source_url import SourceSpec
 
 _SHOWS_AT_EDGE: Final = (
     0.13  # metres of the body inside the picture in the first and last moment, about a quarter of it

@@ -18,10 +18,11 @@ from detr_sentry.capture.orders import OFF, Orders
 from detr_sentry.capture.pacing import LOCAL_RETRY, LOGIN_RETRY, NETWORK_RETRY, Backoff, Pacer, RetryPolicy
 from detr_sentry.capture.picture import PictureWatch
 from detr_sentry.capture.publisher import Publisher
-from detr_sentry.capture.source import FULL_RATE, Source, SourceEndedError, SourceInfo, parse_source
+from detr_sentry.capture.source import FULL_RATE, Source, SourceInfo
 from detr_sentry.capture.sources import make_source
 from detr_sentry.errors import (
     BadFrameError,
+    SourceEndedError,
     SourceError,
     SourceFormatError,
     SourceStalledError,
@@ -30,6 +31,7 @@ from detr_sentry.errors import (
 from detr_sentry.ipc.bells import Bell
 from detr_sentry.ipc.heartbeat import Heartbeat, Phase
 from detr_sentry.ipc.layout import Layout
+from detr_sentry.source_url import parse_source
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -64,7 +64,7 @@ class RetryPolicy:
     jitter: float = 0.2
 
 
-LOCAL_RETRY: Final = RetryPolicy(first_s=0.25, cap_s=1.5)
+LOCAL_RETRY: Final = RetryPolicy(first_s=0.25, cap_s=1.0)
 """A device node: looking for it costs nothing, and a replugged camera must be back within 3 s."""
 NETWORK_RETRY: Final = RetryPolicy(first_s=0.5, cap_s=15.0)
 """A rebooting camera takes a minute; attempts must not keep its few connections busy."""

@@ -6,16 +6,16 @@ import mmap
 import time
 from typing import TYPE_CHECKING, Final
 
-from detr_sentry.capture.source import RawFrame, SourceEndedError, SourceInfo
-from detr_sentry.errors import BadFrameError, SourceFormatError, SourceGoneError
+from detr_sentry.capture.source import RawFrame, SourceInfo
+from detr_sentry.errors import BadFrameError, SourceEndedError, SourceFormatError, SourceGoneError
 from detr_sentry.ipc.messages import PixelFormat
 from detr_sentry.jpeg import JpegInfo, walk_jpeg
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from detr_sentry.capture.source import SourceSpec
     from detr_sentry.settings import CameraSettings
+    from detr_sentry.source_url import SourceSpec
 
 _FIRST_WINDOW: Final = 1 << 20  # how far to look for the end of a frame before looking farther
 _NS: Final = 1_000_000_000

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from detr_sentry.capture.source import Source, parse_source
 from detr_sentry.errors import SettingsError
+from detr_sentry.source_url import parse_source
 
 if TYPE_CHECKING:
+    from detr_sentry.capture.source import Source
     from detr_sentry.settings import CameraSettings
 
 STREAMS: Final = frozenset({"rtsp", "rtsps", "http", "https", "file"})

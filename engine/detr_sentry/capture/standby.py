@@ -19,8 +19,8 @@ from detr_sentry.errors import SourceError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from detr_sentry.capture.source import SourceSpec
     from detr_sentry.settings import CameraSettings
+    from detr_sentry.source_url import SourceSpec
 
 log = logging.getLogger("detr_sentry.capture")
 

@@ -18,9 +18,9 @@ from detr_sentry.ipc.messages import PixelFormat
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from detr_sentry.capture.source import SourceSpec
     from detr_sentry.capture.stream_worker import Delivered
     from detr_sentry.settings import CameraSettings
+    from detr_sentry.source_url import SourceSpec
 
 _FIRST_SLOT_BYTES: Final = 1 << 20  # of a JPEG camera; grows with what it sends
 _MAX_SIDE: Final = 16384

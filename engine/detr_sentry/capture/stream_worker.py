@@ -18,8 +18,9 @@ import av
 from av.codec.context import ThreadType
 from av.error import FFmpegError, HTTPForbiddenError, HTTPUnauthorizedError
 
-from detr_sentry.capture.source import FULL_RATE, SourceEndedError
+from detr_sentry.capture.source import FULL_RATE
 from detr_sentry.errors import (
+    SourceEndedError,
     SourceError,
     SourceFormatError,
     SourceGoneError,
@@ -28,7 +29,7 @@ from detr_sentry.errors import (
 )
 
 if TYPE_CHECKING:
-    from detr_sentry.capture.source import SourceSpec
+    from detr_sentry.source_url import SourceSpec
 
 OPEN_TIMEOUT_S: Final = 8.0
 """For each of connecting and probing; RTSP cameras take one or two seconds, a key frame may take four more."""

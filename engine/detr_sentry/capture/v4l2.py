@@ -40,8 +40,8 @@ from detr_sentry.errors import BadFrameError, SourceError, SourceFormatError, So
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from detr_sentry.capture.source import SourceSpec
     from detr_sentry.settings import CameraSettings
+    from detr_sentry.source_url import SourceSpec
 
 __all__ = ["BUFFERS", "Device", "V4l2Source", "list_devices"]
 

@@ -8,13 +8,15 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from detr_sentry.settings import HIDDEN, change_settings, describe
+from detr_sentry.settings import change_settings, describe
+from detr_sentry.source_url import HIDDEN
 
 from . import inputs
 from .cameras import public_event
 from .metrics import CONTENT_TYPE as METRICS_TYPE
 from .metrics import render_metrics
 from .problems import ProblemError
+from .secrets import keep_secrets
 from .snapshots import Snapshots
 
 if TYPE_CHECKING:
@@ -34,6 +36,7 @@ class Api:
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
         self._snapshots = Snapshots(gateway)
+        self._stored = gateway.settings
         self._described = describe(gateway.settings)
         self._changing = asyncio.Lock()
 
@@ -160,14 +163,6 @@ def _read_jpeg(path: Path) -> tuple[bytes, str] | None:
             return file.read(MAX_SNAPSHOT_BYTES), f"{status.st_mtime_ns:x}-{status.st_size:x}"
     except FileNotFoundError:
         return None
-
-
-def _hides(value: Any) -> bool:
-    if isinstance(value, dict):
-        return any(_hides(item) for item in value.values())
-    if isinstance(value, list):
-        return any(_hides(item) for item in value)
-    return isinstance(value, str) and HIDDEN in value
 
 
 def _beats_file(origin: str) -> bool:

@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from detr_sentry.ipc.messages import State
-from detr_sentry.settings import redact
+from detr_sentry.source_url import redact
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

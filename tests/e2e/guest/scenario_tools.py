@@ -12,10 +12,10 @@ import time
 import traceback
 from typing import TYPE_CHECKING, Any
 
-from detr_sentry.capture.source import parse_source
 from detr_sentry.capture.v4l2 import V4l2Source
 from detr_sentry.errors import BadFrameError, SourceError
 from detr_sentry.settings import CameraSettings
+from detr_sentry.source_url import parse_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -9,9 +9,9 @@ import pytest
 import simplejpeg
 
 from detr_sentry.capture.demo import DemoScene, DemoSource
-from detr_sentry.capture.source import parse_source
 from detr_sentry.jpeg import walk_jpeg
 from detr_sentry.settings import CameraSettings
+from detr_sentry.source_url import parse_source
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from detr_sentry.capture.replay import ReplaySource, index_jpegs
-from detr_sentry.capture.source import SourceEndedError, parse_source
-from detr_sentry.errors import BadFrameError, SourceFormatError, SourceGoneError
+from detr_sentry.errors import BadFrameError, SourceEndedError, SourceFormatError, SourceGoneError
 from detr_sentry.settings import CameraSettings
+from detr_sentry.source_url import parse_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable

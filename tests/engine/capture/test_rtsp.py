@@ -11,12 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from detr_sentry.capture.source import FULL_RATE, parse_source
+from detr_sentry.capture.source import FULL_RATE
 from detr_sentry.capture.stream import StreamSource
 from detr_sentry.errors import SourceUnauthorizedError
 from detr_sentry.ipc.messages import PixelFormat
 from detr_sentry.jpeg import walk_jpeg
 from detr_sentry.settings import CameraSettings
+from detr_sentry.source_url import parse_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

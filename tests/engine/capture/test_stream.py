@@ -13,10 +13,11 @@ import av
 import numpy as np
 import pytest
 
-from detr_sentry.capture.source import FULL_RATE, SourceEndedError, parse_source
+from detr_sentry.capture.source import FULL_RATE
 from detr_sentry.capture.stream import StreamSource
 from detr_sentry.errors import (
     SettingsError,
+    SourceEndedError,
     SourceError,
     SourceFormatError,
     SourceGoneError,
@@ -25,6 +26,7 @@ from detr_sentry.errors import (
 )
 from detr_sentry.ipc.messages import PixelFormat
 from detr_sentry.settings import CameraSettings
+from detr_sentry.source_url import parse_source
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -89,6 +89,7 @@ class SyntheticEngine:
     pixel_format: PixelFormat = PixelFormat.MJPEG
     controlled: bool = True
     frame_number: int = 0
+    confidence: float = 0.875
     modes: list[tuple[str, float | None]] = field(default_factory=list)
     refuse: ControlError | None = None
     companion: dict[str, Any] | None = None
@@ -148,7 +149,7 @@ class SyntheticEngine:
         rows = np.zeros(len(boxes), DETECTION_DTYPE)
         for row, box in zip(rows, boxes, strict=True):
             row["x1"], row["y1"], row["x2"], row["y2"] = box
-            row["confidence"], row["class_id"], row["track_id"] = 0.875, 1, 7
+            row["confidence"], row["class_id"], row["track_id"] = self.confidence, 1, 7
         self.boxes.publish(
             frame_number=self.frame_number if frame is None else frame,
             capture_epoch=1,

@@ -61,7 +61,7 @@ async def test_values_come_with_their_origins_and_without_secrets(stored: Runnin
     assert {"value": 20.0, "origin": str(stored.engine.settings.file)} == settings["cameras.door.fps"]
     assert {"value": 3.0, "origin": "default"} == settings["cameras.door.standby_fps"]
     assert {"value": "warning", "origin": "environment DETR_SENTRY_LOG__LEVEL"} == settings["log.level"]
-    assert "rtsp://********@camera.local/stream" == settings["cameras.door.source"]["value"]
+    assert "rtsp://camera.local/stream" == settings["cameras.door.source"]["value"]
     assert "secret" not in str(body)
 
 
@@ -113,12 +113,36 @@ async def test_a_wrong_change_names_the_key_and_stores_nothing(stored: Running, 
     assert (422, "bad_setting", key, FILE) == (status, problem["code"], problem["key"], text)
 
 
+async def test_a_source_sent_back_as_it_was_shown_keeps_its_password(stored: Running) -> None:
+    _, body = await stored.get("/api/v1/settings")
+    source = body["settings"]["cameras.door.source"]["value"]
+    status, _ = await stored.send("PATCH", "/api/v1/settings", json={"cameras": {"door": {"source": source, "fps": 9}}})
+    text = await asyncio.to_thread(text_of, stored)
+
+    assert (200, FILE.replace("fps: 20", "fps: 9")) == (status, text)
+
+
+async def test_a_new_source_replaces_the_old_one_with_its_password(stored: Running) -> None:
+    source = "rtsp://other:word@camera.local/stream"
+    status, body = await stored.send("PATCH", "/api/v1/settings", json={"cameras": {"door": {"source": source}}})
+    again, _ = await stored.send(
+        "PATCH",
+        "/api/v1/settings",
+        json={"cameras": {"door": {"source": body["settings"]["cameras.door.source"]["value"]}}},
+    )
+    text = await asyncio.to_thread(text_of, stored)
+
+    assert (200, 200, FILE.replace("user:secret", "other:word")) == (status, again, text)
+    assert "word" not in str(body)
+
+
 async def test_what_stands_for_a_secret_does_not_replace_it(stored: Running) -> None:
-    source = "rtsp://********@camera.local/other"
+    source = "http://camera.local/other?password=***"
     status, problem = await stored.send("PATCH", "/api/v1/settings", json={"cameras": {"door": {"source": source}}})
     text = await asyncio.to_thread(text_of, stored)
 
-    assert (422, "bad_setting", FILE) == (status, problem["code"], text)
+    assert (422, "bad_setting", "cameras.door.source") == (status, problem["code"], problem["key"])
+    assert FILE == text
 
 
 async def test_a_disk_that_refuses_is_a_problem(stored: Running, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -66,6 +66,17 @@ async def test_detections_of_the_newest_frame_are_drawn_at_once(running: Running
     assert redness(body) > 0.9
 
 
+async def test_boxes_too_weak_for_an_alarm_are_not_drawn(running: Running) -> None:
+    running.engine.push_frame()
+    running.engine.confidence = 0.3
+    running.engine.push_detections(BOX)
+    feed = running.gateway.feeds["door"]
+    await running.until(lambda: feed.detections is not None and feed.detections.frame_number == 2)
+    status, body = await running.get(BOXED)
+
+    assert (200, running.engine.jpeg) == (status, body)
+
+
 async def test_old_detections_are_not_drawn(running: Running) -> None:
     running.engine.push_frame()
     running.engine.push_detections(BOX, age_s=1.5)
