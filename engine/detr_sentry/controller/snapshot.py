@@ -39,7 +39,7 @@ class Picture:
 
 
 def take_picture(frames: RingReader, best: Best) -> Picture | None:
-    """A copy of the newest frame, which is that of the detection unless the camera was faster than the model.
+    """A copy of the frame in which the person was found, where the ring still has it, else of the newest one.
 
     None where there is no frame, or only one of another capture or size, on which the box would mean nothing.
     Raises CorruptMessageError.
@@ -49,16 +49,30 @@ def take_picture(frames: RingReader, best: Best) -> Picture | None:
         return None
     with lease:
         view = FrameView(lease)
-        if view.capture_epoch != best.capture_epoch or (view.width, view.height) != (best.width, best.height):
-            return None
-        return Picture(
-            data=bytes(view.data),
-            pixel_format=view.pixel_format,
-            width=view.width,
-            height=view.height,
-            timestamp_ns=view.timestamp_ns,
-            exact=view.frame_number == best.frame_number,
-        )
+        newest = _copy(view, best)
+        newer_by = view.frame_number - best.frame_number
+        sequence = lease.sequence - newer_by  # capture counts both by one a frame
+    if newest is None or newer_by <= 0:
+        return newest
+    lease = frames.acquire_sequence(sequence)
+    if lease is None:
+        return newest
+    with lease:
+        found = _copy(FrameView(lease), best)
+    return found if found is not None and found.exact else newest
+
+
+def _copy(view: FrameView, best: Best) -> Picture | None:
+    if view.capture_epoch != best.capture_epoch or (view.width, view.height) != (best.width, best.height):
+        return None
+    return Picture(
+        data=bytes(view.data),
+        pixel_format=view.pixel_format,
+        width=view.width,
+        height=view.height,
+        timestamp_ns=view.timestamp_ns,
+        exact=view.frame_number == best.frame_number,
+    )
 
 
 def encode_picture(picture: Picture) -> bytes:

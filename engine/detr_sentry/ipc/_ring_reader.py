@@ -268,6 +268,27 @@ class RingReader:
                 return self.lease
         return None
 
+    def acquire_sequence(self, sequence: int) -> Lease | None:
+        """A lease of the slot that still holds `sequence` of the epoch in use; None if it was overwritten or never was.
+
+        A ring keeps its last few slots until the writer comes round, so what was published a moment ago can be found.
+
+        Raises:
+            LeaseError: the last lease is not released, or another thread calls.
+        """
+        if self.lease is not None:
+            raise LeaseError(f"{self._directory}: one lease at a time; release slot {self.lease.key} first")
+        if self._thread != get_ident():
+            self._bind()
+        attachment = self._attachment or self._look()
+        if attachment is None or sequence < 1:
+            return None
+        for index in range(len(attachment.slots)):
+            slot = attachment.slot(index)
+            if slot is not None and _WORD(slot.map)[0] == sequence:
+                return self.lease if self._take(attachment, sequence << fmt.SLOT_BITS | index) else None
+        return None
+
     def lose(self, slot: _Slot) -> None:
         """For the lease: the slot stays locked by a buffer that outlives it, so that the reader must open it anew."""
         attachment = self._attachment

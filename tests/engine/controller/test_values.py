@@ -213,6 +213,14 @@ def test_a_picture_is_of_the_same_capture_and_size(place: Place) -> None:
     assert exact is not None
     assert later is not None
     assert (data, True, False) == (exact.data, exact.exact, later.exact)
+
+    for number in (4, 5):
+        place.frame(number)
+    older = take_picture(frames, best())
+
+    assert older is not None
+    assert (data, True) == (older.data, older.exact)
+
     assert None is take_picture(frames, best(capture_epoch=8))
     assert None is take_picture(frames, best(width=WIDTH * 2))
 

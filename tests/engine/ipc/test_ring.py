@@ -104,6 +104,35 @@ def test_newest_wins_and_newer_than_asks_for_more(stream: Path) -> None:
         assert 8 == lease.sequence
 
 
+def test_a_sequence_can_be_found_until_the_writer_comes_round(stream: Path) -> None:
+    writer = RingWriter(stream, slot_bytes=64, slots=4)
+    reader = RingReader(stream)
+
+    assert reader.acquire_sequence(1) is None
+
+    for content in (b"one  ", b"two  ", b"three"):
+        put(writer, content)
+    lease = reader.acquire_sequence(2)
+
+    assert lease is not None
+    assert (2, b"two  ") == (lease.sequence, bytes(lease.view[:5]))
+    with pytest.raises(LeaseError):
+        reader.acquire_sequence(3)
+
+    for content in (b"four ", b"five ", b"six  ", b"seven"):
+        put(writer, content)
+
+    assert bytes(lease.view[:5]) == b"two  "
+
+    lease.release()
+
+    assert [None] * 3 == [reader.acquire_sequence(gone) for gone in (0, 1, 99)]
+    assert read(reader) == b"seven"
+
+    reader.close()
+    writer.close()
+
+
 def test_writer_never_touches_a_leased_slot(stream: Path) -> None:
     writer = RingWriter(stream, slot_bytes=100, slots=4)
     readers = [RingReader(stream), RingReader(stream)]
