@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from detr_sentry.settings import change_settings, describe
-from detr_sentry.source_url import HIDDEN
 
 from . import inputs
 from .cameras import public_event
+from .hidden import keep_secrets
 from .metrics import CONTENT_TYPE as METRICS_TYPE
 from .metrics import render_metrics
 from .problems import ProblemError
-from .secrets import keep_secrets
 from .snapshots import Snapshots
 
 if TYPE_CHECKING:
@@ -132,12 +131,10 @@ class Api:
         settings = self._gateway.settings
         if settings.file is None:
             raise ProblemError(409, "no_settings_file", "started without a settings file: use --config FILE")
-        if _hides(changes):
-            raise ProblemError(
-                422, "bad_setting", f"{HIDDEN} stands for a secret: send the secret, or leave the key out"
-            )
         async with self._changing:
-            stored = describe(await asyncio.to_thread(change_settings, settings, changes))
+            changes = keep_secrets(changes, self._stored)
+            self._stored = await asyncio.to_thread(change_settings, settings, changes)
+            stored = describe(self._stored)
             stronger = {key: entry for key, entry in self._described.items() if _beats_file(entry["origin"])}
             self._described = {**stored, **stronger}
         supervised = await asyncio.to_thread(self._gateway.layout.heartbeat("supervisor").exists)

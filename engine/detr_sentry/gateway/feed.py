@@ -33,7 +33,9 @@ log = logging.getLogger("detr_sentry.gateway")
 RENDITION_WIDTH = 640
 # Bytes of frames that wait for their detections while somebody asks for a picture with boxes: eight raw 1080p frames.
 HISTORY_BYTES = 32 << 20
-_FPS_WINDOW_NS = 2_000_000_000
+# Long enough for a steady number at 3 fps, short enough to follow the change from standby to alarm.
+_FPS_WINDOW_NS = 1_000_000_000
+_STOPPED_NS = 2_000_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,12 +117,12 @@ class CameraFeed:
 
     @property
     def fps(self) -> float | None:
-        """Frames per second over the last two seconds; 0 when they stopped, None if none came or the camera is off."""
+        """Frames per second over the last second; 0 when they stopped, None if none came or the camera is off."""
         if self.off or self.frame is None or len(self._arrivals) < 2:
             return None
         (first_ns, first), (last_ns, last) = self._arrivals[0], self._arrivals[-1]
         period_ns = (last_ns - first_ns) / max(1, last - first)
-        if last_ns == first_ns or self._clock_ns() - last_ns > max(_FPS_WINDOW_NS, 3 * period_ns):
+        if last_ns == first_ns or self._clock_ns() - last_ns > max(_STOPPED_NS, 3 * period_ns):
             return 0.0
         return round(1e9 / period_ns, 2)
 

@@ -11,9 +11,9 @@ from .pictures import boxed_jpeg, full_jpeg
 from .problems import ProblemError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
-    from .detections import Detections
+    from .detections import Detection
     from .feed import CameraFeed
     from .gateway import Gateway
     from .pictures import Picture
@@ -34,7 +34,7 @@ class Snapshots:
 
     async def plain(self, feed: CameraFeed) -> bytes:
         """The newest frame as a JPEG. Raises ProblemError 503 if there is none."""
-        return await self._encode(self._newest(feed), None)
+        return await self._encode(self._newest(feed), ())
 
     async def boxed(self, feed: CameraFeed) -> bytes:
         """The frame of the newest detections, with boxes; without fresh detections the newest frame as it is."""
@@ -47,9 +47,11 @@ class Snapshots:
 
     async def _draw(self, feed: CameraFeed) -> bytes:
         picture, detections = await self._match(feed)
-        return await self._encode(picture, detections)
+        # Weaker ones neither start nor keep an alarm: in a picture for people they would only look like mistakes.
+        least = self._gateway.settings.cameras[feed.camera].sentry.stay_threshold
+        return await self._encode(picture, [box for box in (detections or ()) if box["confidence"] >= least])
 
-    async def _match(self, feed: CameraFeed) -> tuple[Picture, Detections | None]:
+    async def _match(self, feed: CameraFeed) -> tuple[Picture, Sequence[Detection] | None]:
         """A frame and the detections made of it, or the newest frame and None."""
         loop = asyncio.get_running_loop()
         with feed.keep_history() as history:
@@ -63,7 +65,7 @@ class Snapshots:
                     break
                 found = _find(detections.identity, history, kept)
                 if found is not None:
-                    return found, detections
+                    return found, detections.found
                 if loop.time() >= until:
                     break
                 await asyncio.sleep(_LOOK_S)
@@ -80,12 +82,12 @@ class Snapshots:
             raise ProblemError(503, "stale_frame", f"the newest frame is {age_s:.0f} s old: the camera has stopped")
         return picture
 
-    async def _encode(self, picture: Picture, detections: Detections | None) -> bytes:
+    async def _encode(self, picture: Picture, boxes: Sequence[Detection]) -> bytes:
         gateway = self._gateway
         loop = asyncio.get_running_loop()
         try:
-            if detections is not None and detections.found:
-                jpeg = await loop.run_in_executor(gateway.pool, boxed_jpeg, picture, detections.found)
+            if boxes:
+                jpeg = await loop.run_in_executor(gateway.pool, boxed_jpeg, picture, boxes)
             elif picture.is_jpeg:
                 return full_jpeg(picture)
             else:

@@ -53,7 +53,7 @@ async def test_a_camera_has_every_key_of_the_contract(running: Running) -> None:
         "link": "connected",
         "last_seen": None,
         "last_event_id": EVENT,
-        "source": "rtsp://camera.local/stream",
+        "source": "rtsp://********@camera.local/stream",
     } == camera
 
 
