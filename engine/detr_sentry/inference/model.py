@@ -10,7 +10,7 @@ from detr_sentry.errors import BackendError, ModelRefusedError
 from detr_sentry.inference.backends import open_backend
 from detr_sentry.inference.preprocess import Preprocessor
 from detr_sentry.ipc.messages import CAPACITY, DETECTION_DTYPE, Detections
-from detr_sentry.models.resolve import resolve_model
+from detr_sentry.models.resolve import cache_dir, resolve_model
 from detr_sentry.sentry.rules import zone_mask
 
 if TYPE_CHECKING:
@@ -84,7 +84,13 @@ class Detector:
 def open_detector(settings: ModelSettings, state_dir: Path, *, floor: float) -> tuple[Detector, bool]:
     """The detector that the settings name, warmed up, and whether it is the embedded one. Raises ModelError's kinds."""
     resolved = resolve_model(settings, state_dir)
-    backend = open_backend(settings.backend, resolved.data, resolved.contract, threads=settings.threads)
+    backend = open_backend(
+        settings.backend,
+        resolved.data,
+        resolved.contract,
+        threads=settings.threads,
+        cache=cache_dir(settings, state_dir),
+    )
     class_ids = resolved.contract.class_ids(settings.labels)
     detector = Detector(resolved.contract, backend, class_ids=class_ids, floor=floor)
     detector.warm_up()

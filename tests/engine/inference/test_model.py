@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from detr_sentry.errors import BackendError, ModelRefusedError
-from detr_sentry.inference.backends import Backend, open_backend
+from detr_sentry.inference.backends import BACKENDS, Backend, open_backend
 from detr_sentry.inference.model import Detector, open_detector
 from detr_sentry.ipc.messages import CAPACITY, DETECTION_DTYPE
 from detr_sentry.models.contract import load_baked
@@ -167,7 +167,19 @@ def test_a_run_can_be_interrupted_from_another_thread(backend: Backend) -> None:
 def test_an_unknown_backend_and_a_broken_graph_are_named(bright_detector: Callable[..., Path]) -> None:
     contract, data = load_baked(bright_detector())
 
-    with pytest.raises(BackendError, match="'openvino' is not part of this build"):
-        open_backend("openvino", data, contract)
+    with pytest.raises(BackendError, match="'warp' is not known; there is: auto, onnxruntime, openvino, tensorrt"):
+        open_backend("warp", data, contract)
     with pytest.raises(BackendError, match="does not load bright"):
         open_backend("onnxruntime", data[: len(data) // 2], contract)
+
+
+def test_a_backend_that_is_not_installed_is_an_error_that_says_what_is(
+    bright_detector: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    contract, data = load_baked(bright_detector())
+    monkeypatch.setitem(BACKENDS, "openvino", ("openvino_is_not_here",))
+
+    with pytest.raises(
+        BackendError, match=r"'openvino' is not installed .*pip install openvino.*installed: onnxruntime"
+    ):
+        open_backend("openvino", data, contract)

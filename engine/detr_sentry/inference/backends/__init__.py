@@ -2,17 +2,33 @@
 
 from __future__ import annotations
 
+import os
+from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
 from detr_sentry.errors import BackendError
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import numpy.typing as npt
 
     from detr_sentry.models.contract import ModelContract
 
-BACKENDS = ("onnxruntime",)
+BACKENDS = {
+    "onnxruntime": ("onnxruntime",),
+    "openvino": ("openvino",),
+    "tensorrt": ("tensorrt",),
+}
+"""Backend -> the modules that must be installed for it."""
+
+_HOW = {
+    "openvino": "pip install openvino (wheels are for x86-64 and 64-bit Arm)",
+    "tensorrt": "see docs/backends.md: TensorRT comes with NVIDIA's packages, not with this engine",
+}
+MOST_THREADS = 4
+"""Small detectors gain little beyond; captures and the gateway need the other cores."""
 
 
 class Backend(Protocol):
@@ -36,13 +52,37 @@ class Backend(Protocol):
         ...
 
 
-def open_backend(name: str, model: bytes, contract: ModelContract, *, threads: int | None = None) -> Backend:
+def open_backend(
+    name: str, model: bytes, contract: ModelContract, *, threads: int | None = None, cache: Path | None = None
+) -> Backend:
     """Loads the checked `model` into the runtime `name` (`auto`: ONNX Runtime). Raises BackendError.
 
-    `threads` is the number of CPU threads of one run; None takes the runtime's cores, at most 4.
+    `threads` is the number of CPU threads of one run; None takes the machine's cores, at most 4. Runtimes that compile
+    keep their results in folders under `cache`; None keeps nothing.
     """
-    if name in {"auto", "onnxruntime"}:
-        from detr_sentry.inference.backends.onnxruntime import OnnxRuntimeBackend
+    if name == "auto":
+        name = "onnxruntime"
+    if name not in BACKENDS:
+        raise BackendError(f"backend {name!r} is not known; there is: auto, {', '.join(BACKENDS)}")
+    if name not in installed():
+        raise BackendError(
+            f"backend {name!r} is not installed on this machine ({_HOW[name]}); "
+            f"installed: {', '.join(installed())}. `model.backend: auto` takes the fastest that works"
+        )
+    threads = threads or min(len(os.sched_getaffinity(0)), MOST_THREADS)
+    match name:
+        case "openvino":
+            from detr_sentry.inference.backends.openvino import OpenVinoBackend
 
-        return OnnxRuntimeBackend(model, contract, threads=threads)
-    raise BackendError(f"backend {name!r} is not part of this build; there is: auto, {', '.join(BACKENDS)}")
+            return OpenVinoBackend(model, contract, threads=threads, cache=cache and cache / "openvino")
+        case "tensorrt":
+            raise BackendError("backend 'tensorrt' needs an engine: `detr-sentry models build --backend tensorrt`")
+        case _:
+            from detr_sentry.inference.backends.onnxruntime import OnnxRuntimeBackend
+
+            return OnnxRuntimeBackend(model, contract, threads=threads)
+
+
+def installed() -> tuple[str, ...]:
+    """The backends whose modules are there. Nothing is imported, so none of them is proven to work."""
+    return tuple(name for name, modules in BACKENDS.items() if all(find_spec(module) for module in modules))

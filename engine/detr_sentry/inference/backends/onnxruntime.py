@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from detr_sentry.models.contract import ModelContract
 
 _PREFERRED = ("CUDAExecutionProvider", "CPUExecutionProvider")
-_MOST_THREADS = 4
-"""Small detectors gain little beyond; captures and the gateway need the other cores."""
 _ERRORS_ONLY = 3
 
 _NO_SPINNING = {"session.intra_op.allow_spinning": "0", "session.inter_op.allow_spinning": "0"}
@@ -29,8 +26,8 @@ class OnnxRuntimeBackend:
 
     name = "onnxruntime"
 
-    def __init__(self, model: bytes, contract: ModelContract, *, threads: int | None = None) -> None:
-        self.threads = threads or min(len(os.sched_getaffinity(0)), _MOST_THREADS)
+    def __init__(self, model: bytes, contract: ModelContract, *, threads: int) -> None:
+        self.threads = threads
         options = ort.SessionOptions()
         options.intra_op_num_threads = self.threads
         options.inter_op_num_threads = 1
