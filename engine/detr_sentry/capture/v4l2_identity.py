@@ -173,7 +173,9 @@ def _find_known(known: Identity, at_path: Node | None, tree: Tree) -> Node:
     if len(found) > 1:
         # Some makers print one serial number on all their cameras: then the port decides.
         found = [node for node in found if node.identity == known] or found
-    instead = f"; {at_path} is another camera, {at_path.identity}" if at_path is not None else ""
+    # While a camera is being pulled, its file outlives its entry in sysfs for a moment: that is no other camera.
+    other = at_path if at_path is not None and not at_path.identity.path else None
+    instead = f"; {other} is another camera, {other.identity}" if other is not None else ""
     return _only_one(found, f"the camera {known} ({known.card}) is gone{instead}", tree)
 
 

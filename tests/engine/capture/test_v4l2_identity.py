@@ -247,3 +247,15 @@ def test_file_is_not_a_camera(machine: Machine) -> None:
 
     with pytest.raises(SourceGoneError, match="is not there"):
         find_node(machine.path("video0"), tree=machine.tree)
+
+
+def test_file_that_outlives_its_camera_is_not_called_another_one(machine: Machine) -> None:
+    machine.usb("video0", "1:3", port="1-1", serial="A")
+    known = find_node(machine.path("video0"), tree=machine.tree).identity
+    machine.unplug("video0")
+    (machine.tree.dev / "video0").symlink_to("/dev/null")
+
+    with pytest.raises(SourceGoneError) as caught:
+        find_node(machine.path("video0"), known, machine.tree)
+
+    assert str(caught.value) == "the camera usb=046d:0825:A (C270) is gone; no camera found at all"
