@@ -88,7 +88,9 @@ def test_credentials_are_not_shown(url: str, shown: str) -> None:
 def test_messages_of_libraries_are_scrubbed() -> None:
     spec = parse_source("rtsp://admin:hunter2@cam/x?token=abcdef")
 
-    assert "refused: 'rtsp://********@cam/x?token=********'" == spec.scrub("refused: 'rtsp://admin:hunter2@cam/x?token=abcdef'")
+    assert "refused: 'rtsp://********@cam/x?token=********'" == spec.scrub(
+        "refused: 'rtsp://admin:hunter2@cam/x?token=abcdef'"
+    )
     assert "hunter2" not in spec.scrub("login admin:hunter2 failed, hunter2 is wrong")
     assert "abcdef" not in spec.scrub("token abcdef expired")
     assert "hunter2" not in repr(spec)
