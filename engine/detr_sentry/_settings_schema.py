@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 import voluptuous as vol
 
@@ -91,6 +92,19 @@ def web_address(value: Any) -> str:
     if not text(value).startswith(("http://", "https://")):
         raise vol.Invalid(f"must start with http:// or https://, not {value!r}")
     return str(value)
+
+
+def mirror(value: Any) -> str:
+    """An http or https URL without credentials, or a folder; `~` is the home folder. Raises vol.Invalid."""
+    if "://" not in text(value):
+        return str(Path(value).expanduser())
+    try:
+        parts = urlsplit(value)
+    except ValueError as error:
+        raise vol.Invalid(f"is not a URL: {error}") from None
+    if parts.scheme not in {"http", "https"} or "@" in parts.netloc or not parts.hostname:
+        raise vol.Invalid("must be a folder, or an http or https URL with a host and without user name and password")
+    return str(value).rstrip("/")
 
 
 def path(value: Any) -> Path:
@@ -197,6 +211,7 @@ SCHEMA = {
         "threads": Number(1, 256, whole=True),
         "labels": texts,
         "cache_dir": path,
+        "mirror": mirror,
     },
     "history": {
         "max_events": Number(1, 1_000_000, whole=True),

@@ -61,13 +61,17 @@ class GatewaySettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSettings:
-    """The detector. `name`: `embedded`, a catalogue name or a path to an ONNX file; `labels` are the classes found."""
+    """The detector. `name`: `embedded`, a catalogue name, an imported one or a path; `labels` are the classes found.
+
+    `mirror` is a base URL or folder that holds `NAME.onnx` of the catalogue, asked instead of the models' own hosts.
+    """
 
     name: str = "embedded"
     backend: str = "auto"
     threads: int | None = None
     labels: tuple[str, ...] = ("person",)
     cache_dir: Path | None = None
+    mirror: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

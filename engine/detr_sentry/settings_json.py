@@ -21,6 +21,7 @@ _FORMS: dict[Any, dict[str, Any]] = {
     schema.flag: {"type": "boolean"},
     schema.text: _TEXT,
     schema.path: _TEXT,
+    schema.mirror: _TEXT,
     schema.identifier: {"type": "string", "pattern": f"^{schema.ID_PATTERN.pattern}$"},
     schema.web_address: {"type": "string", "pattern": "^https?://"},
     schema.texts: {"type": "array", "items": _TEXT},

@@ -75,6 +75,10 @@ def test_precedence_is_flags_environment_options_file(tmp_path: Path) -> None:
         ({"gateway": {"metrics_public": "perhaps"}}, "gateway.metrics_public", "true or false"),
         ({"gateway": {"public_url": "ftp://x"}}, "gateway.public_url", "http"),
         ({"gateway": {"allowed_hosts": 3}}, "gateway.allowed_hosts", "list"),
+        ({"model": {"mirror": "ftp://models.lan"}}, "model.mirror", "http or https"),
+        ({"model": {"mirror": "https://me:secret@models.lan/x"}}, "model.mirror", "without user name"),
+        ({"model": {"mirror": "https:///models"}}, "model.mirror", "with a host"),
+        ({"model": {"mirror": "http://[::1"}}, "model.mirror", "is not a URL"),
         ({"instance": "Front Door"}, "instance", "a-z"),
         ({"name": ""}, "name", "text"),
         ({"name": "a\nb"}, "name", "control"),
@@ -273,6 +277,13 @@ def test_texts_take_commas_and_paths_take_home(monkeypatch: pytest.MonkeyPatch) 
     settings = build({"gateway": {"allowed_hosts": "a.lan, b.lan"}, "state_dir": "~/x"})
 
     assert (settings.gateway.allowed_hosts, settings.state_dir) == (("a.lan", "b.lan"), Path("/home/me/x"))
+
+
+def test_a_mirror_is_a_base_url_or_a_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/me")
+
+    assert build({"model": {"mirror": "http://models.lan/detectors/"}}).model.mirror == "http://models.lan/detectors"
+    assert build({"model": {"mirror": "~/models"}}).model.mirror == "/home/me/models"
 
 
 def test_the_state_folder_follows_the_instance(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,24 +15,27 @@ import numpy as np
 from onnx import TensorProto
 
 from detr_sentry.errors import ModelRefusedError
-from detr_sentry.models.coco import COCO_LABELS, COCO_SLOTS
+from detr_sentry.models.classes import coco_contiguous, coco_sparse
+from detr_sentry.models.coco import COCO_SLOTS
+from detr_sentry.models.exported import IMAGENET_MEAN, IMAGENET_STD
 from detr_sentry.models.graph import describe_io, dims_of
 from detr_sentry.models.surgery import Surgery, fix_batch
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     import onnx
 
+    from detr_sentry.models.classes import ClassTable, ModelClass
+
 _FLOATS = frozenset({TensorProto.FLOAT, TensorProto.FLOAT16})
-_IMAGENET_MEAN, _IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 _TO_CORNERS = np.array([[1, 0, 1, 0], [0, 1, 0, 1], [-0.5, 0, 0.5, 0], [0, -0.5, 0, 0.5]], np.float32)
 """[cx cy w h] @ this = [x1 y1 x2 y2]."""
 
 
 class Adapter(Protocol):
-    """Knows one family of exports. `classes` below maps a class of the model to (class id, name)."""
+    """Knows one family of exports."""
 
     @property
     def name(self) -> str:
@@ -53,11 +56,11 @@ class Adapter(Protocol):
         """Whether the graph has this family's tensors."""
         ...
 
-    def default_labels(self, graph: onnx.GraphProto) -> Mapping[int, str] | None:
-        """The labels of a COCO model by class id, or None where only the user can know them."""
+    def default_classes(self, graph: onnx.GraphProto) -> ClassTable | None:
+        """The classes of a COCO model, or None where only the user can know them."""
         ...
 
-    def rewrite(self, surgery: Surgery, labels: Mapping[int, str], enabled: Sequence[int]) -> list[str]:
+    def rewrite(self, surgery: Surgery, table: ClassTable, enabled: Sequence[ModelClass]) -> list[str]:
         """Edits the graph and returns the names of its [1,Q,n] columns: boxes, score, class id."""
         ...
 
@@ -73,28 +76,37 @@ class RfDetr:
     def matches(self, graph: onnx.GraphProto) -> bool:
         """Whether the graph has RF-DETR's tensors."""
         inputs, outputs = _named(graph)
-        return set(inputs) == {"input"} and {"dets", "labels"} <= set(outputs) and _is_image(inputs["input"])
+        if set(inputs) != {"input"} or not {"dets", "labels"} <= set(outputs) or not _is_image(inputs["input"]):
+            return False
+        match dims_of(outputs["dets"]), dims_of(outputs["labels"]):
+            case (None | 1, queries, None | 4), (None | 1, rows, None | int()):
+                return queries == rows or None in {queries, rows}
+        return False
 
-    def default_labels(self, graph: onnx.GraphProto) -> Mapping[int, str] | None:
+    def default_classes(self, graph: onnx.GraphProto) -> ClassTable | None:
         """COCO's, if there are 91 slots."""
-        return COCO_LABELS if self._slots(graph) == COCO_SLOTS else None
+        return coco_sparse() if self._slots(graph) == COCO_SLOTS else None
 
-    def rewrite(self, surgery: Surgery, labels: Mapping[int, str], enabled: Sequence[int]) -> list[str]:
+    def rewrite(self, surgery: Surgery, table: ClassTable, enabled: Sequence[ModelClass]) -> list[str]:
         """Sigmoid of the best enabled class of each query: the other slots cannot hide a person."""
-        slots = self._slots(surgery.graph)
-        if slots is None or max(labels) >= slots:
-            raise ModelRefusedError(f"class id {max(labels)} lies outside the {slots} class slots of `labels`")
+        slots, last = self._slots(surgery.graph), table.classes[-1].number
+        if slots is None or last >= slots:
+            raise ModelRefusedError(f"class number {last} lies outside the {slots} class slots of `labels`")
         for value in surgery.graph.input:
             fix_batch(value)
+        surgery.top_k = dims_of(_named(surgery.graph)[1]["dets"])[1]
         dets, logits = (self._float(surgery, name) for name in ("dets", "labels"))
-        surgery.normalise("input", _IMAGENET_MEAN, _IMAGENET_STD)
+        surgery.normalise("input", IMAGENET_MEAN, IMAGENET_STD)
         corners = surgery.after("MatMul", [dets, surgery.constant(_TO_CORNERS, "to_corners")])
-        ids = surgery.constant(np.array(enabled, np.int64), "enabled")
-        offered = surgery.after("Gather", [logits, ids], axis=2)
+        slot_list = surgery.constant(np.array([entry.number for entry in enabled], np.int64), "enabled")
+        offered = surgery.after("Gather", [logits, slot_list], axis=2)
+        if len(enabled) == 1 and surgery.top_k is not None:
+            column = np.full((1, surgery.top_k, 1), enabled[0].id, np.float32)
+            return [corners, surgery.after("Sigmoid", [offered]), surgery.constant(column, "class_id")]
         score = surgery.after("Sigmoid", [surgery.reduce_max(offered, 2)])
         best = surgery.after("ArgMax", [offered], axis=2, keepdims=1)
-        names = surgery.constant(np.array(enabled, np.float32), "class_ids")
-        return [corners, score, surgery.after("Gather", [names, best], axis=0)]
+        ids = surgery.constant(np.array([entry.id for entry in enabled], np.float32), "class_ids")
+        return [corners, score, surgery.after("Gather", [ids, best], axis=0)]
 
     @staticmethod
     def _slots(graph: onnx.GraphProto) -> int | None:
@@ -122,15 +134,17 @@ class Deim:
         return (
             set(inputs) == {"images", "orig_target_sizes"}
             and {"labels", "boxes", "scores"} <= set(outputs)
+            and [len(dims_of(outputs[name])) for name in ("labels", "boxes", "scores")] == [2, 3, 2]
+            and dims_of(outputs["boxes"])[2] in {None, 4}
             and _is_image(inputs["images"])
             and inputs["orig_target_sizes"].type.tensor_type.elem_type == TensorProto.INT64
         )
 
-    def default_labels(self, graph: onnx.GraphProto) -> Mapping[int, str] | None:  # noqa: ARG002 - of the protocol
+    def default_classes(self, graph: onnx.GraphProto) -> ClassTable | None:  # noqa: ARG002 - of the protocol
         """COCO's: the class count is not in the tensors' shapes, and published exports are COCO models."""
-        return COCO_LABELS
+        return coco_contiguous()
 
-    def rewrite(self, surgery: Surgery, labels: Mapping[int, str], enabled: Sequence[int]) -> list[str]:
+    def rewrite(self, surgery: Surgery, table: ClassTable, enabled: Sequence[ModelClass]) -> list[str]:
         """A size of 1 x 1 makes the boxes shares; contiguous classes become class ids; disabled classes score 0."""
         for value in surgery.graph.input:
             fix_batch(value)
@@ -142,12 +156,13 @@ class Deim:
             name if kinds[name] == TensorProto.FLOAT else surgery.after("Cast", [name], to=TensorProto.FLOAT)
             for name in ("boxes", "scores")
         )
-        class_ids = sorted(labels)
-        table = np.array([[number, number in set(enabled)] for number in class_ids], np.float32)
+        rows = np.zeros((table.classes[-1].number + 1, 2), np.float32)
+        for entry in table.classes:
+            rows[entry.number] = entry.id, entry in enabled
         last = surgery.constant(np.array([2], np.int64), "last_axis")
         index = surgery.after("Cast", ["labels"], to=TensorProto.INT64)
-        number = surgery.after("Gather", [surgery.constant(table[:, 0], "class_ids"), index], axis=0)
-        allowed = surgery.after("Gather", [surgery.constant(table[:, 1], "enabled"), index], axis=0)
+        number = surgery.after("Gather", [surgery.constant(rows[:, 0], "class_ids"), index], axis=0)
+        allowed = surgery.after("Gather", [surgery.constant(rows[:, 1], "enabled"), index], axis=0)
         score = surgery.after("Mul", [scores, allowed])
         if surgery.opset < 13:
             return [

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 from detr_sentry.errors import ModelRefusedError, StorageError
 from detr_sentry.models import contract
 from detr_sentry.models.adapters import find_adapter
+from detr_sentry.models.classes import own_classes
+from detr_sentry.models.exported import exported_labels
 from detr_sentry.models.graph import check_model, describe_io, parse_model, read_bytes
 from detr_sentry.models.surgery import PREFIX, Surgery
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     import onnx
 
+REVISION = 2
+"""Raised when the same export bakes to something else, so that what an older engine cached is not used."""
 MIN_OPSET = 11
 """From here on ArgMax, Gather and Unsqueeze take the negative and fixed axes that baking writes."""
 
@@ -40,8 +44,9 @@ def bake(
     """Bakes the export `src` (a file or its bytes) into `dst`, which appears whole or not at all.
 
     `classes` are the names of the enabled classes (None: all); a query reports the best of these. `labels` are all of
-    the model's classes by class id, needed where the export is no COCO model. Raises ModelRefusedError if `src` is not
-    an export that an adapter knows, StorageError if `dst` cannot be written.
+    the model's classes by their number in the model, needed where the export is no COCO model and does not name them
+    itself. Raises ModelRefusedError if `src` is not an export that an adapter knows, StorageError if `dst` cannot be
+    written.
     """
     data = src if isinstance(src, bytes) else read_bytes(src)
     what = name or "model" if isinstance(src, bytes) else str(src)
@@ -70,24 +75,29 @@ def bake_graph(
 ) -> bytes:
     """The bytes of the baked form of a checked `model`, which is changed. The same input gives the same bytes."""
     adapter = find_adapter(model.graph, what)
-    known = labels or adapter.default_labels(model.graph)
-    if not known:
+    named = labels or exported_labels(model, what)
+    table = own_classes(named, what) if named else adapter.default_classes(model.graph)
+    if table is None:
         raise ModelRefusedError(f"{what}: its classes are not COCO's; name them (`--labels name,name,...`)")
-    enabled = _enabled(known, classes, what)
+    enabled = table.enabled(classes, what)
     surgery = Surgery(model)
     if surgery.opset < MIN_OPSET:
         raise ModelRefusedError(f"{what}: opset {surgery.opset}; export it with opset {MIN_OPSET} or newer")
     if any(output.startswith(PREFIX) for node in model.graph.node for output in node.output):
         raise ModelRefusedError(f"{what}: its tensor names start with {PREFIX!r}, which baking adds")
-    columns = adapter.rewrite(surgery, known, enabled)
     props = contract.metadata(
         name=name,
-        labels={number: known[number] for number in enabled},
+        layout=table.layout,
+        classes=enabled,
         threshold=adapter.threshold if threshold is None else threshold,
         adapter=adapter.name,
         source_sha256=source_sha256,
     )
-    if surgery.finish(columns, props) is None:
+    try:
+        queries = surgery.finish(adapter.rewrite(surgery, table, enabled), props)
+    except ModelRefusedError as error:
+        raise ModelRefusedError(f"{what}: {error}") from error
+    if queries is None:
         raise ModelRefusedError(f"{what}: the number of its queries is not fixed: {describe_io(model.graph)}")
     check_model(model, what)
     return bytes(model.SerializeToString(deterministic=True))
@@ -109,15 +119,3 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         Path(temporary).unlink(missing_ok=True)
         raise StorageError(f"{path}: cannot be written: {error.strerror}") from error
-
-
-def _enabled(labels: Mapping[int, str], classes: Sequence[str] | None, what: str) -> list[int]:
-    if classes is None:
-        return sorted(labels)
-    by_name = {label: number for number, label in labels.items()}
-    missing = [label for label in classes if label not in by_name]
-    if missing or not classes:
-        raise ModelRefusedError(
-            f"{what}: cannot find {', '.join(missing) or 'nothing'}; it finds {', '.join(labels.values())}"
-        )
-    return sorted({by_name[label] for label in classes})

@@ -1,4 +1,4 @@
-"""`detr-sentry models`: list what is known, show what a model is, bake an export."""
+"""`detr-sentry models`: its arguments, and the actions that look at models or bake one."""
 
 from __future__ import annotations
 
@@ -7,10 +7,12 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detr_sentry.errors import ModelError
+from detr_sentry.models import commands_store
 from detr_sentry.models.bake import bake
 from detr_sentry.models.catalog import read_catalog
-from detr_sentry.models.resolve import EMBEDDED, cache_dir, pulled_path, resolve_model
+from detr_sentry.models.export import VARIANTS
+from detr_sentry.models.resolve import resolve_model
+from detr_sentry.models.store import EMBEDDED, cache_dir, own_model, own_models, pulled_path
 
 if TYPE_CHECKING:
     import argparse
@@ -22,47 +24,78 @@ if TYPE_CHECKING:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The arguments of `models`."""
     actions = parser.add_subparsers(title="actions", metavar="ACTION", dest="action", required=True)
-    listing = actions.add_parser("list", help="the models that are known by name")
+    listing = actions.add_parser("list", help="the models that are known by name, and which are on this machine")
     info = actions.add_parser("info", help="what a model takes, gives and finds")
-    info.add_argument("model", nargs="?", help="embedded, a catalogue name or a file (the model of the settings)")
-    baking = actions.add_parser("bake", help="turn an RF-DETR, DEIM or D-FINE export into a sentry model")
+    info.add_argument("model", nargs="?", help="a name or a file (the model of the settings)")
+    pulling = actions.add_parser("pull", help="fetch a catalogue model and bake it")
+    pulling.add_argument("models", nargs="+", metavar="NAME", help="names of the catalogue: detr-sentry models list")
+    pulling.add_argument("--mirror", help="base URL or folder that holds NAME.onnx (model.mirror of the settings)")
+    importing = actions.add_parser("import", help="keep an own ONNX export, or a baked model, under a name")
+    importing.add_argument("file", type=Path, help="an RF-DETR, DEIM or D-FINE export, or a baked model")
+    exporting = actions.add_parser("export", help="turn an RF-DETR checkpoint into a model; needs the package rfdetr")
+    exporting.add_argument("source", help="a catalogue name (rfdetr-medium), or an own .pth file")
+    exporting.add_argument("--checkpoint", type=Path, metavar="FILE", help="the checkpoint of the catalogue name")
+    exporting.add_argument("--variant", choices=tuple(VARIANTS), help="of an own checkpoint that does not say it")
+    removing = actions.add_parser("remove", help="delete the files of a pulled or imported model")
+    removing.add_argument("model", metavar="NAME", help="a name that `models list` shows as here")
+    baking = actions.add_parser("bake", help="turn an RF-DETR, DEIM or D-FINE export into a sentry model file")
     baking.add_argument("source", type=Path, help="the exported ONNX file")
     baking.add_argument("destination", type=Path, help="the file to write")
     baking.add_argument(
         "--classes", help="names of the classes to report, with commas, or `all` (model.labels of the settings)"
     )
-    baking.add_argument("--labels", help="names of all the model's classes from class 0, if they are not COCO's")
-    baking.add_argument("--name", help="the model's name (that of the file)")
-    baking.add_argument("--threshold", type=float, help="score from which a detection is believed (the family's)")
-    for action in (listing, info, baking):
+    for action in (importing, exporting, baking):
+        action.add_argument("--name", help="the model's name (that of the file)")
+        action.add_argument("--labels", help="names of all the model's classes from class 0, if they are not COCO's")
+        action.add_argument("--labels-file", type=Path, metavar="FILE", help="the same, one name a line")
+        action.add_argument("--threshold", type=float, help="score from which a detection is believed (the family's)")
+    for action in (importing, exporting):
+        action.add_argument("--force", action="store_true", help="replace the model of this name")
+    removing.add_argument("--force", action="store_true", help="even if it is in use")
+    for action in (listing, info, pulling, importing, exporting, removing, baking):
         action.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace, settings: Settings) -> int:
-    """Runs one action; raises ModelError's kinds."""
+    """Runs one action; raises ModelError's kinds and StorageError."""
     match arguments.action:
         case "list":
             return _list(settings, as_json=arguments.json)
         case "info":
             return _info(arguments, settings)
+        case "pull":
+            return commands_store.run_pull(arguments, settings)
+        case "import":
+            return commands_store.run_import(arguments, settings)
+        case "export":
+            return commands_store.run_export(arguments, settings)
+        case "remove":
+            return commands_store.run_remove(arguments, settings)
         case _:
             return _bake(arguments, settings)
 
 
 def _list(settings: Settings, *, as_json: bool) -> int:
     cache = cache_dir(settings.model, settings.state_dir)
-    rows = [
-        {**dataclasses.asdict(entry), "here": entry.name == EMBEDDED or pulled_path(entry.name, cache).is_file()}
-        for entry in read_catalog().values()
-    ]
+    own = own_models(cache)
+    rows: list[dict[str, Any]] = []
+    for entry in read_catalog().values():
+        imported = own.pop(entry.name, None)
+        here = entry.name == EMBEDDED or imported is not None or pulled_path(entry.name, cache).is_file()
+        rows.append({**dataclasses.asdict(entry), "here": here, "own": False})
+    for model in own.values():
+        named = {"name": model.name, "title": f"your own, from {Path(model.origin).name}", "adapter": model.adapter}
+        shape = {"input": model.input, "bytes": model.bytes, "classes": model.classes, "ap": None, "licence": "-"}
+        rows.append({**named, **shape, "here": True, "own": True})
     if as_json:
         print(json.dumps({"models": rows}, indent=2))
         return 0
+    width = max(len(row["name"]) for row in rows)
     for row in rows:
         size = f"{row['input'][0]}x{row['input'][1]}"
         accuracy = "AP   -  " if row["ap"] is None else f"AP {row['ap']:4.1f}"
-        here = "here" if row["here"] else f"{row['bytes'] / 1e6:.0f} MB"
-        print(f"{row['name']:<14} {size:>8}  {accuracy}  {row['licence']:<11} {here:<7} {row['title']}")
+        place = "here" if row["here"] else "export" if row["bytes"] is None else f"{row['bytes'] / 1e6:.0f} MB"
+        print(f"{row['name']:<{width}} {size:>8}  {accuracy}  {row['licence']:<11} {place:<7} {row['title']}")
     return 0
 
 
@@ -70,37 +103,35 @@ def _info(arguments: argparse.Namespace, settings: Settings) -> int:
     model = settings.model
     if arguments.model:
         model = dataclasses.replace(model, name=arguments.model)
+    cache = cache_dir(model, settings.state_dir)
+    entry = read_catalog().get(model.name)
+    own = own_model(model.name, cache)
+    known: dict[str, Any] = (
+        {} if entry is None else {key: value for key, value in dataclasses.asdict(entry).items() if value}
+    )
+    if entry is not None and own is None and model.name != EMBEDDED and not pulled_path(model.name, cache).is_file():
+        _show({**known, "here": False}, as_json=arguments.json)
+        return 0
     resolved = resolve_model(model, settings.state_dir)
     shown = {"path": str(resolved.path), "bytes": len(resolved.data), "embedded": resolved.embedded}
-    _show({**_describe(resolved.contract), **shown}, as_json=arguments.json)
+    about: dict[str, Any] = {key: known[key] for key in ("licence", "source", "ap", "ap50", "note") if key in known}
+    origin = {} if own is None else {"origin": own.origin}
+    _show({**commands_store.describe(resolved.contract), **shown, **about, **origin}, as_json=arguments.json)
     return 0
 
 
 def _bake(arguments: argparse.Namespace, settings: Settings) -> int:
-    classes = None if arguments.classes == "all" else _names(arguments.classes) or settings.model.labels
-    labels = dict(enumerate(_names(arguments.labels))) if arguments.labels else None
-    if arguments.threshold is not None and not 0.0 <= arguments.threshold <= 1.0:
-        raise ModelError(f"--threshold {arguments.threshold:g}: a score lies between 0 and 1")
-    contract = bake(
+    names = tuple(name.strip() for name in (arguments.classes or "").split(",") if name.strip())
+    contract: ModelContract = bake(
         arguments.source,
         arguments.destination,
-        classes=classes,
-        labels=labels,
+        classes=None if arguments.classes == "all" else names or settings.model.labels,
+        labels=commands_store.labels_of(arguments),
         name=arguments.name,
-        threshold=arguments.threshold,
+        threshold=commands_store.threshold_of(arguments),
     )
-    _show({**_describe(contract), "path": str(arguments.destination)}, as_json=arguments.json)
+    _show({**commands_store.describe(contract), "path": str(arguments.destination)}, as_json=arguments.json)
     return 0
-
-
-def _names(text: str | None) -> tuple[str, ...]:
-    return tuple(name.strip() for name in (text or "").split(",") if name.strip())
-
-
-def _describe(contract: ModelContract) -> dict[str, Any]:
-    return {key: value for key, value in dataclasses.asdict(contract).items() if key != "labels"} | {
-        "labels": {str(number): name for number, name in contract.labels.items()}
-    }
 
 
 def _show(values: dict[str, Any], *, as_json: bool) -> None:
@@ -108,5 +139,11 @@ def _show(values: dict[str, Any], *, as_json: bool) -> None:
         print(json.dumps(values, indent=2))
         return
     for key, value in values.items():
-        text = ", ".join(f"{number} {name}" for number, name in value.items()) if key == "labels" else value
+        match value:
+            case dict():
+                text = ", ".join(f"{number} {name}" for number, name in value.items())
+            case [*_]:
+                text = ", ".join(str(item) for item in value)
+            case _:
+                text = str(value)
         print(f"{key:<14} {text}")

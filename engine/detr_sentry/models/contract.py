@@ -1,7 +1,7 @@
 """The contract of a baked model, which it carries in its `metadata_props`, and its check.
 
 A baked model takes `image` uint8 [1,H,W,3] RGB and gives `detections` float32 [1,Q,6]: x1 y1 x2 y2 as shares of the
-picture (a box at the border may stick out a little), score 0..1, class id (for COCO models the sparse COCO id).
+picture (a box at the border may stick out a little), score 0..1, class id (see `classes`: a person is always 1).
 """
 
 from __future__ import annotations
@@ -9,19 +9,22 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from onnx import TensorProto
 
 from detr_sentry.errors import ModelRefusedError
+from detr_sentry.models.classes import COCO, CONTIGUOUS
 from detr_sentry.models.graph import describe_io, dims_of, metadata_of, parse_model, read_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     import onnx
+
+    from detr_sentry.models.classes import ModelClass
 
 CONTRACT_KEY = "detr_sentry.contract"
 CONTRACT_VERSION = "1"
@@ -36,7 +39,8 @@ class ModelContract:
 
     `labels` are the classes that it can report, by class id; `width` and `height` its input in pixels; `queries` the
     rows of its output; `threshold` the score from which its author believes a detection; `sha256` is of the baked file,
-    `source_sha256` of the file that it was baked from.
+    `source_sha256` of the file that it was baked from. `layout` says how the model itself numbers classes, and
+    `numbers` those numbers by class id; both are empty where the file does not say.
     """
 
     name: str
@@ -49,6 +53,8 @@ class ModelContract:
     adapter: str
     source_sha256: str
     sha256: str
+    layout: str = ""
+    numbers: Mapping[int, int] = field(default_factory=dict)
 
     @property
     def hash8(self) -> bytes:
@@ -67,13 +73,16 @@ class ModelContract:
 
 
 def metadata(
-    *, name: str, labels: Mapping[int, str], threshold: float, adapter: str, source_sha256: str
+    *, name: str, layout: str, classes: Sequence[ModelClass], threshold: float, adapter: str, source_sha256: str
 ) -> dict[str, str]:
-    """The `metadata_props` of a baked model."""
+    """The `metadata_props` of a baked model; `classes` are the ones that it reports."""
+    ordered = sorted(classes, key=lambda entry: entry.id)
     return {
         CONTRACT_KEY: CONTRACT_VERSION,
         "detr_sentry.name": name,
-        "detr_sentry.labels": json.dumps({str(number): labels[number] for number in sorted(labels)}),
+        "detr_sentry.labels": json.dumps({str(entry.id): entry.name for entry in ordered}),
+        "detr_sentry.layout": layout,
+        "detr_sentry.numbers": json.dumps({str(entry.id): entry.number for entry in ordered}),
         "detr_sentry.threshold": f"{threshold:g}",
         "detr_sentry.resize": "stretch",
         "detr_sentry.adapter": adapter,
@@ -111,9 +120,10 @@ def contract_of(model: onnx.ModelProto, data: bytes, what: str) -> ModelContract
     resize = _text(props, "resize", what)
     if resize != "stretch":
         raise ModelRefusedError(f"{what}: resize rule {resize!r}; this engine knows 'stretch'")
+    labels = _labels(_text(props, "labels", what), what)
     return ModelContract(
         name=_text(props, "name", what),
-        labels=_labels(_text(props, "labels", what), what),
+        labels=labels,
         width=width,
         height=height,
         queries=queries,
@@ -122,6 +132,8 @@ def contract_of(model: onnx.ModelProto, data: bytes, what: str) -> ModelContract
         adapter=_text(props, "adapter", what),
         source_sha256=_text(props, "source_sha256", what),
         sha256=hashlib.sha256(data).hexdigest(),
+        layout=_layout(props.get("detr_sentry.layout", ""), what),
+        numbers=_numbers(props.get("detr_sentry.numbers", "{}"), labels, what),
     )
 
 
@@ -158,6 +170,22 @@ def _labels(text: str, what: str) -> dict[int, str]:
     if not labels or not all(0 <= number < 1 << 16 and isinstance(name, str) for number, name in labels.items()):
         raise ModelRefusedError(f"{what}: detr_sentry.labels needs class ids of 0 to 65535 with a name each")
     return labels
+
+
+def _layout(text: str, what: str) -> str:
+    if text not in {"", COCO, CONTIGUOUS}:
+        raise ModelRefusedError(f"{what}: detr_sentry.layout {text!r}; this engine knows {COCO!r} and {CONTIGUOUS!r}")
+    return text
+
+
+def _numbers(text: str, labels: Mapping[int, str], what: str) -> dict[int, int]:
+    try:
+        numbers = {int(class_id): number for class_id, number in json.loads(text).items()}
+    except (ValueError, AttributeError) as error:
+        raise ModelRefusedError(f"{what}: detr_sentry.numbers is not a JSON object of class id to number") from error
+    if numbers and (set(numbers) != set(labels) or not all(type(number) is int for number in numbers.values())):
+        raise ModelRefusedError(f"{what}: detr_sentry.numbers does not fit detr_sentry.labels")
+    return numbers
 
 
 def _threshold(text: str, what: str) -> float:

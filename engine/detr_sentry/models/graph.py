@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING
 
+import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]  # has no stubs
 from onnx import TensorProto
@@ -46,6 +47,8 @@ _WHOLE_BYTES = frozenset(
     }
 )
 """Types whose elements are not packed: 4-bit ones are, and text has no raw form."""
+
+_FLOAT_TYPES: dict[int, str] = {TensorProto.FLOAT: "<f4", TensorProto.FLOAT16: "<f2", TensorProto.DOUBLE: "<f8"}
 
 _STANDARD_DOMAINS = frozenset({"", "ai.onnx"})
 _SHAPE_DATA_ELEMENTS = 1024
@@ -210,6 +213,20 @@ def _check_tensor(tensor: TensorProto, what: str) -> None:
         raise ModelRefusedError(
             f"{what}: tensor {tensor.name!r} has {len(tensor.raw_data)} bytes instead of {elements * size}"
         )
+    if _has_nan(tensor):
+        raise ModelRefusedError(f"{what}: tensor {tensor.name!r} holds numbers that are none (NaN)")
+
+
+def _has_nan(tensor: TensorProto) -> bool:
+    """Whether a float tensor holds a NaN; infinities are legitimate, attention masks are made of them."""
+    kind = _FLOAT_TYPES.get(tensor.data_type)
+    if kind is None:
+        return False
+    if tensor.HasField("raw_data"):
+        values = np.frombuffer(tensor.raw_data, kind)
+    else:
+        values = np.array(tensor.double_data if tensor.data_type == TensorProto.DOUBLE else tensor.float_data)
+    return bool(np.isnan(values).any())
 
 
 def _check_elements(elements: int, what: str) -> None:

@@ -1,22 +1,28 @@
-"""The way from a model setting to a checked, baked model: what comes with the engine, a catalogue name, or a file."""
+"""The way from a model setting to a checked, baked model: the embedded one, an imported one, the catalogue, a file."""
 
 from __future__ import annotations
 
 import hashlib
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detr_sentry.errors import ModelError, ModelRefusedError
-from detr_sentry.models.bake import bake
+from detr_sentry.models.bake import REVISION, bake
 from detr_sentry.models.catalog import PLACES, read_catalog
 from detr_sentry.models.contract import ModelContract, contract_of, is_baked, load_baked
 from detr_sentry.models.graph import parse_model, read_bytes
+from detr_sentry.models.store import EMBEDDED, baked_path, cache_dir, own_model, own_models, pulled_path
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from detr_sentry.models.catalog import CatalogEntry
     from detr_sentry.settings import ModelSettings
 
-EMBEDDED = "embedded"
+__all__ = ["EMBEDDED", "ResolvedModel", "absent", "cache_dir", "embedded_model", "pulled_path", "resolve_model"]
+
 _EMBEDDED_FILE = "person_detr.onnx"
 
 
@@ -54,21 +60,11 @@ def embedded_model() -> Path:
     raise ModelError(f"the embedded detector is missing from this installation ({PLACES[0] / 'embedded'})")
 
 
-def cache_dir(settings: ModelSettings, state_dir: Path) -> Path:
-    """Where pulled and baked models lie."""
-    return settings.cache_dir or state_dir / "models"
-
-
-def pulled_path(name: str, cache: Path) -> Path:
-    """Where the file of a catalogue entry lies once it was pulled, just as published."""
-    return cache / "pulled" / f"{name}.onnx"
-
-
 def resolve_model(settings: ModelSettings, state_dir: Path = Path("state")) -> ResolvedModel:
     """The baked model that `settings.name` means, with the classes `settings.labels`.
 
-    `embedded`, a catalogue name that was pulled, or a path; exports are baked into the cache under the hash of their
-    content and classes, once. Raises ModelError and its kinds, saying what to do.
+    `embedded`, an imported model, a catalogue name that was pulled, or a path; exports are baked into the cache under
+    the hash of their content and classes, once. Raises ModelError and its kinds, saying what to do.
     """
     cache = cache_dir(settings, state_dir)
     if settings.name == EMBEDDED:
@@ -77,31 +73,57 @@ def resolve_model(settings: ModelSettings, state_dir: Path = Path("state")) -> R
         contract.class_ids(settings.labels)
         return ResolvedModel(path=path, contract=contract, data=data, embedded=True)
     if "/" in settings.name or settings.name.endswith(".onnx"):
-        return _from_file(Path(settings.name), settings, cache)
-    return _from_catalog(settings, cache)
+        path = Path(settings.name)
+        return _baked_form(read_bytes(path), path, path.stem, settings, cache)
+    return _from_store(settings, cache)
 
 
-def _from_catalog(settings: ModelSettings, cache: Path) -> ResolvedModel:
+def absent(entry: CatalogEntry) -> ModelError:
+    """What to say and do about a catalogue entry that is not on this machine."""
+    if entry.export is not None:
+        return ModelError(
+            f"model {entry.name} is not on this machine yet, and is published as a checkpoint only: where the package "
+            f"rfdetr is installed, `detr-sentry models export {entry.name}`"
+        )
+    return ModelError(f"model {entry.name} is not on this machine yet: `detr-sentry models pull {entry.name}`")
+
+
+def _from_store(settings: ModelSettings, cache: Path) -> ResolvedModel:
+    own = own_model(settings.name, cache)
+    if own is not None:
+        data = _checked(own.file, own.sha256, "its manifest's; import it again")
+        return _baked_form(data, own.file, own.name, settings, cache, labels=own.labels, threshold=own.threshold)
     catalog = read_catalog()
     entry = catalog.get(settings.name)
     if entry is None:
-        raise ModelError(f"model {settings.name!r} is not known; there is {', '.join(catalog)}, or a path to a file")
+        known = ", ".join([*catalog, *own_models(cache)])
+        raise ModelError(f"model {settings.name!r} is not known; there is {known}, or a path to a file")
     path = pulled_path(entry.name, cache)
     if not path.is_file():
-        raise ModelError(f"model {entry.name} is not on this machine yet: download {entry.url} to {path}")
-    data = read_bytes(path)
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        raise ModelRefusedError(f"{path}: its sha256 is not the catalogue's; delete it and fetch it again")
+        raise absent(entry)
+    data = _checked(path, entry.sha256, f"the catalogue's; `detr-sentry models pull {entry.name}` fetches it anew")
     return _baked_form(data, path, entry.name, settings, cache)
 
 
-def _from_file(path: Path, settings: ModelSettings, cache: Path) -> ResolvedModel:
-    return _baked_form(read_bytes(path), path, path.stem, settings, cache)
+def _checked(path: Path, sha256: str | None, whose: str) -> bytes:
+    data = read_bytes(path)
+    if hashlib.sha256(data).hexdigest() != sha256:
+        raise ModelRefusedError(f"{path}: its sha256 is not {whose}")
+    return data
 
 
-def _baked_form(data: bytes, path: Path, name: str, settings: ModelSettings, cache: Path) -> ResolvedModel:
-    digest = hashlib.sha256(data + b"\0" + "\0".join(settings.labels).encode()).hexdigest()
-    kept = cache / "baked" / f"{name[:64]}-{digest[:16]}.onnx"
+def _baked_form(
+    data: bytes,
+    path: Path,
+    name: str,
+    settings: ModelSettings,
+    cache: Path,
+    *,
+    labels: Mapping[int, str] | None = None,
+    threshold: float | None = None,
+) -> ResolvedModel:
+    rules = json.dumps([REVISION, settings.labels, None if labels is None else sorted(labels.items()), threshold])
+    kept = baked_path(name, hashlib.sha256(data + b"\0" + rules.encode()).hexdigest(), cache)
     if kept.is_file():
         try:
             contract, baked = load_baked(kept)
@@ -114,6 +136,6 @@ def _baked_form(data: bytes, path: Path, name: str, settings: ModelSettings, cac
         contract = contract_of(model, data, str(path))
         contract.class_ids(settings.labels)
         return ResolvedModel(path=path, contract=contract, data=data, embedded=False)
-    bake(data, kept, classes=settings.labels, name=name)
+    bake(data, kept, classes=settings.labels, labels=labels, name=name, threshold=threshold)
     contract, baked = load_baked(kept)
     return ResolvedModel(path=kept, contract=contract, data=baked, embedded=False)

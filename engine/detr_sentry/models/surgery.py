@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from onnx import TensorProto, helper, numpy_helper
 
+from detr_sentry.errors import ModelRefusedError
 from detr_sentry.models.graph import dims_of, infer_shapes, walk_nodes
 
 if TYPE_CHECKING:
@@ -32,7 +33,8 @@ class Surgery:
         self._after: list[onnx.NodeProto] = []
         self._count = 0
         self.top_k: int | None = None
-        """Rows of the output where shape inference cannot tell, set by `find_top_k`."""
+        """Rows of the output as the export states them; shape inference cannot always tell."""
+        self._rows: set[str] = set()
 
     def constant(self, value: npt.NDArray[Any], label: str) -> str:
         """Adds an initializer and returns its name."""
@@ -112,8 +114,9 @@ class Surgery:
     def finish(self, columns: Sequence[str], props: dict[str, str]) -> int | None:
         """Joins `columns` (each [1,Q,n]) to `detections`, makes it the only output, sets the metadata.
 
-        Returns Q, or None if it cannot be told from the graph.
+        Returns Q, or None if it cannot be told from the graph. Raises ModelRefusedError if the columns differ in it.
         """
+        self._rows = {*columns, _DETECTIONS}
         self.after("Concat", columns, _DETECTIONS, axis=2)
         nodes = [*self._before, *self.graph.node, *self._after]
         del self.graph.node[:], self.graph.output[:], self.graph.value_info[:]
@@ -125,7 +128,12 @@ class Surgery:
         }
         del self.model.metadata_props[:]
         helper.set_model_props(self.model, {**kept, **props})
-        queries = dims_of(infer_shapes(self.model).graph.output[0])[1] or self.top_k
+        inferred = infer_shapes(self.model).graph
+        shapes = [dims_of(value) for value in (*inferred.output, *inferred.value_info) if value.name in self._rows]
+        known = {dims[1] for dims in shapes if len(dims) == 3 and dims[1] is not None}
+        queries = self.top_k or next(iter(known), None)
+        if known - {queries}:
+            raise ModelRefusedError(f"its outputs disagree on the number of queries: {sorted({*known, queries or 0})}")
         if queries is not None:
             self.graph.output[0].type.tensor_type.shape.dim[1].dim_value = queries
         return queries

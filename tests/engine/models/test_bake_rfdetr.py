@@ -15,6 +15,7 @@ from onnx import helper
 
 from detr_sentry.errors import ModelRefusedError
 from detr_sentry.models.bake import bake
+from detr_sentry.models.classes import OWN_ID_BASE
 
 Array = npt.NDArray[Any]
 Builder = Callable[..., onnx.ModelProto]
@@ -105,7 +106,7 @@ def test_any_heads_equal_the_float64_reference(
 
     expected = rfdetr_reference(boxes, logits, sorted(enabled))
     np.testing.assert_allclose(rows[:, :5], expected[:, :5], rtol=0, atol=1e-6)
-    np.testing.assert_array_equal(rows[:, 5], expected[:, 5])
+    np.testing.assert_array_equal(rows[:, 5], OWN_ID_BASE + expected[:, 5])
 
 
 def test_a_disabled_class_cannot_hide_a_person(heads: Builder, run_model: Runner, tmp_path: Path) -> None:
@@ -136,7 +137,7 @@ def test_a_model_of_other_classes_needs_their_names(rfdetr: Builder, tmp_path: P
         bake(data, tmp_path / "baked.onnx")
 
     contract = bake(data, tmp_path / "baked.onnx", labels={0: "cat", 2: "person"}, classes=["person"])
-    assert contract.labels == {2: "person"}
+    assert contract.labels == {1: "person"}
 
 
 def test_labels_beyond_the_slots_are_refused(rfdetr: Builder, tmp_path: Path) -> None:

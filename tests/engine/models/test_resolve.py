@@ -28,7 +28,8 @@ def test_the_catalogue_names_every_model_with_where_it_is_from() -> None:
     entries = catalog.read_catalog()
 
     assert {"embedded", "deimv2-atto", "deimv2-femto", "rfdetr-nano", "rfdetr-small"} <= set(entries)
-    assert [name for name, entry in entries.items() if entry.url is None] == ["embedded"]
+    assert ["embedded", "rfdetr-medium", "rfdetr-large"] == [name for name in entries if entries[name].url is None]
+    assert {"rfdetr-medium", "rfdetr-large"} == {name for name in entries if entries[name].export}
     assert entries["rfdetr-nano"].input == (384, 384)
     assert entries["deimv2-femto"].ap == pytest.approx(31.0)
 
@@ -43,6 +44,10 @@ def test_the_catalogue_names_every_model_with_where_it_is_from() -> None:
         (
             '[[model]]\nname="a"\ntitle=""\nadapter=""\nlicence=""\nsource=""\ninput=[1,1]\nurl="http://x"\n',
             "https URL and the sha256",
+        ),
+        (
+            '[[model]]\nname="../a"\ntitle=""\nadapter=""\nlicence=""\nsource=""\ninput=[1,1]\n',
+            "a name is 1 to 48",
         ),
         ('[[model]]\nname="a"\ntitle=""\nadapter=""\nlicence=""\nsource=""\ninput=[1,1]\n' * 2, "occurs twice"),
     ],

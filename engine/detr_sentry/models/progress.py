@@ -1,0 +1,81 @@
+"""How far a long download is, on a terminal as a bar, elsewhere as a few lines."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Self, TextIO
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+_BAR = 28
+_BAR_EVERY_S = 0.1
+_LINE_EVERY_S = 10.0
+_RATE_AFTER_S = 0.5
+"""A rate over less time than this says nothing."""
+
+
+class Progress:
+    """Shows the bytes done of `total` on `stream`; `clock` gives seconds. Use it as a context manager."""
+
+    def __init__(self, label: str, total: int, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._label = label
+        self._total = total
+        self._stream = stream
+        self._clock = clock
+        self._terminal = stream.isatty()
+        self._every_s = _BAR_EVERY_S if self._terminal else _LINE_EVERY_S
+        self._begun: tuple[float, int] | None = None
+        self._next_s = 0.0
+        self._open_line = False
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end_line()
+
+    def update(self, done: int) -> None:
+        """`done` bytes are here now; what was there at the first call counts for no rate."""
+        now = self._clock()
+        if self._begun is None or done < self._begun[1]:
+            self._begun = now, done
+        if now < self._next_s and done < self._total:
+            return
+        self._next_s = now + self._every_s
+        text = (
+            f"{self._label}  {self._share(done)}  {done / 1e6:.1f} of {self._total / 1e6:.1f} MB{self._rate(now, done)}"
+        )
+        if self._terminal:
+            self._stream.write(f"\r{text}\x1b[K")
+            self._open_line = True
+        else:
+            self._stream.write(f"{text}\n")
+        self._stream.flush()
+
+    def note(self, text: str) -> None:
+        """Says something on a line of its own."""
+        self.end_line()
+        self._stream.write(f"{text}\n")
+        self._stream.flush()
+
+    def end_line(self) -> None:
+        """Leaves the line of the bar."""
+        if self._open_line:
+            self._stream.write("\n")
+            self._open_line = False
+
+    def _share(self, done: int) -> str:
+        share = done / self._total if self._total else 1.0
+        if not self._terminal:
+            return f"{share:4.0%}"
+        filled = int(share * _BAR)
+        return f"[{'#' * filled}{'.' * (_BAR - filled)}] {share:4.0%}"
+
+    def _rate(self, now: float, done: int) -> str:
+        since, had = self._begun or (now, done)
+        if now - since < _RATE_AFTER_S or done <= had:
+            return ""
+        rate = (done - had) / (now - since)
+        left_s = int((self._total - done) / rate)
+        return f"  {rate / 1e6:.1f} MB/s  {left_s // 60}:{left_s % 60:02d} left"
