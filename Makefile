@@ -10,7 +10,7 @@ SOURCE ?=
 MODEL ?=
 ARGS ?=
 
-.PHONY: help setup run test check e2e bench trials schemas lock format open clean
+.PHONY: help setup run test check e2e bench schemas lock format open clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
