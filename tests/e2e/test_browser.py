@@ -7,20 +7,16 @@ in `build/screenshots`.
 from __future__ import annotations
 
 import asyncio
-import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
-import sys
 import time
-import urllib.request
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from aiohttp import ClientSession, WSMsgType, web
 
 from detr_sentry.gateway.app import build_app, make_runner
 from detr_sentry.gateway.auth import Authenticator, load_token
@@ -31,85 +27,42 @@ from detr_sentry.settings import build_settings
 from detr_sentry.supervisor import clean
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp import ClientWebSocketResponse
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 BROWSER_TESTS = Path(__file__).parent / "browser"
 CHROMIUM = os.environ.get("SENTRY_CHROMIUM", "/usr/bin/chromium")
-# The figure walks through the picture for half of this, so a run sees it come and go.
-DEMO_PERIOD_S = 24
+# The figure walks through the picture for half of the period, so a run sees it come and go.
+CAMERAS = {
+    "door": {"name": "Front door", "source": "demo:?period=24&seed=1"},
+    "garden": {"name": "Garden", "source": "demo:?period=3600&seed=2", "fps": 5, "standby_fps": 1},
+}
 READY_WITHIN_S = 90
-
-
-@dataclass(frozen=True, slots=True)
-class Engine:
-    """A running engine: the address of its page, and the heartbeat file of its gateway."""
-
-    url: str
-    gateway_beat: Path
+INGRESS_PATH = "/api/hassio_ingress/Xy_12-token"
+_HOP_BY_HOP = frozenset({"connection", "content-encoding", "content-length", "transfer-encoding", "upgrade"})
 
 
 def free_port() -> int:
-    """A port of the loopback that nobody listens on now."""
+    """A port of the loopback that nobody listens on now; a gateway that is killed comes back on the same one."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
 
 
-def sees(url: str) -> bool:
-    """Whether every camera of the engine delivers pictures and its detector has answered about the first one."""
-    try:
-        with urllib.request.urlopen(f"{url}api/v1/cameras", timeout=5) as answer:
-            cameras = json.load(answer)["cameras"]
-    except OSError:
-        return False
-    return all(camera["state"] and camera["width"] for camera in cameras) and cameras[0]["inference_ms"] is not None
+@pytest.fixture
+def engine(start_engine: Any) -> Any:
+    """Two cameras on the demo scene, both delivering, the detector at work."""
+    engine = start_engine({"name": "Porch", "gateway": {"port": free_port()}, "cameras": CAMERAS})
 
+    def sees() -> bool:
+        cameras = engine.api("cameras")["cameras"]
+        return all(camera["state"] and camera["width"] for camera in cameras) and cameras[0]["inference_ms"] is not None
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
-    folder = tmp_path_factory.mktemp("engine")
-    port, instance = free_port(), f"browser_{os.getpid()}"
-    settings = folder / "sentry.yaml"
-    settings.write_text(
-        f"""\
-instance: {instance}
-name: Porch
-state_dir: {folder / "state"}
-gateway:
-  port: {port}
-cameras:
-  door:
-    name: Front door
-    source: "demo:?period={DEMO_PERIOD_S}&seed=1"
-  garden:
-    name: Garden
-    source: "demo:?period=3600&seed=2"
-    fps: 5
-    standby_fps: 1
-"""
-    )
-    url = f"http://127.0.0.1:{port}/"
-    log = folder / "engine.log"
-    with log.open("wb") as output:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "detr_sentry", "run", "--config", str(settings)], stdout=output, stderr=output
-        )
-    try:
-        deadline = time.monotonic() + READY_WITHIN_S
-        while not sees(url):
-            if process.poll() is not None or time.monotonic() > deadline:
-                pytest.fail(f"the engine sees nothing within {READY_WITHIN_S} s:\n{log.read_text()[-4000:]}")
-            time.sleep(0.2)
-        yield Engine(url, Path("/dev/shm/detr-sentry") / instance / "heartbeat" / "gateway")
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+    engine.wait_for(sees, READY_WITHIN_S, "the first look at both cameras")
+    return engine
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +110,68 @@ def test_words(node: str, screenshots: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["access", "live", "modes", "clients"])
-def test_page(name: str, engine: Engine, node: str, screenshots: Path) -> None:
-    run_page_tests(node, name, engine.url, screenshots, SENTRY_GATEWAY_BEAT=str(engine.gateway_beat))
+def test_page(name: str, engine: Any, node: str, screenshots: Path) -> None:
+    run_page_tests(node, name, engine.url, screenshots, SENTRY_GATEWAY_BEAT=str(engine.layout.heartbeat("gateway")))
+
+
+async def start_proxy(target: str) -> tuple[web.AppRunner, str]:
+    """Serve `target` (with a final slash) below a path, as Home Assistant's ingress does; the runner and URL."""
+
+    async def forward(request: web.Request) -> web.StreamResponse:
+        url = f"{target}{request.match_info['path']}"
+        headers = {name: value for name, value in request.headers.items() if name.lower() in {"accept", "content-type"}}
+        if "Origin" in request.headers:
+            headers["Origin"] = target.rstrip("/")
+        if request.headers.get("Upgrade", "").lower() == "websocket":
+            return await _forward_socket(request, url, headers)
+        async with (
+            ClientSession() as session,
+            session.request(
+                request.method, url, params=request.query, headers=headers, data=await request.read()
+            ) as answer,
+        ):
+            kept = {name: value for name, value in answer.headers.items() if name.lower() not in _HOP_BY_HOP}
+            return web.Response(status=answer.status, headers=kept, body=await answer.read())
+
+    app = web.Application()
+    app.router.add_route("*", f"{INGRESS_PATH}/{{path:.*}}", forward)
+    runner = web.AppRunner(app, shutdown_timeout=0.2)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    return runner, f"http://127.0.0.1:{runner.addresses[0][1]}{INGRESS_PATH}/"
+
+
+async def _forward_socket(request: web.Request, url: str, headers: dict[str, str]) -> web.WebSocketResponse:
+    outer = web.WebSocketResponse()
+    await outer.prepare(request)
+    async with ClientSession() as session, session.ws_connect(url, params=request.query, headers=headers) as inner:
+        ways = [asyncio.create_task(_pass_on(outer, inner)), asyncio.create_task(_pass_on(inner, outer))]
+        await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
+        for way in ways:
+            way.cancel()
+        await asyncio.gather(*ways, return_exceptions=True)
+    await outer.close()
+    return outer
+
+
+async def _pass_on(
+    source: web.WebSocketResponse | ClientWebSocketResponse, sink: web.WebSocketResponse | ClientWebSocketResponse
+) -> None:
+    send: dict[WSMsgType, Callable[..., Awaitable[None]]] = {
+        WSMsgType.TEXT: sink.send_str,
+        WSMsgType.BINARY: sink.send_bytes,
+    }
+    async for message in source:
+        await send[message.type](message.data)
+
+
+async def test_below_a_path(engine: Any, node: str, screenshots: Path) -> None:
+    runner, url = await start_proxy(engine.url)
+    try:
+        await asyncio.to_thread(run_page_tests, node, "prefix", url, screenshots)
+    finally:
+        await runner.cleanup()
 
 
 async def test_token_and_first_camera(node: str, screenshots: Path, tmp_path: Path) -> None:

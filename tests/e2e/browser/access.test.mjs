@@ -2,7 +2,17 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { DESKTOP, openBrowser, openPage, PHONE, seriousFindings, setMode, shot, until } from "./harness.mjs";
+import {
+  cameraState,
+  DESKTOP,
+  openBrowser,
+  openPage,
+  PHONE,
+  seriousFindings,
+  setMode,
+  shot,
+  until,
+} from "./harness.mjs";
 
 before(() => setMode("auto"));
 after(() => setMode("auto"));
@@ -26,6 +36,7 @@ for (const colorScheme of ["light", "dark"]) {
         const off = await seriousFindings(page);
         await shot(page, `${name}-${colorScheme}-off`);
         await page.getByRole("radio", { name: /Automatic/ }).click();
+        await until(async () => (await cameraState()).mode === "auto", "mode auto");
         const sideways = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
 
         assert.deepEqual([], open);

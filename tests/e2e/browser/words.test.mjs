@@ -57,9 +57,9 @@ test("labels stay in the picture and off each other", async () => {
   const below = placeLabel(box, 100, rect, [above]);
   const inside = placeLabel(box, 100, rect, [above, below]);
 
-  assert.deepEqual({ x: 300, y: 26, width: 100 }, above);
-  assert.deepEqual({ x: 300, y: 154, width: 100 }, below);
-  assert.deepEqual({ x: 300, y: 54, width: 100 }, inside);
+  assert.deepEqual({ x: 294, y: 26, width: 100 }, above);
+  assert.deepEqual({ x: 294, y: 154, width: 100 }, below);
+  assert.deepEqual({ x: 294, y: 54, width: 100 }, inside);
   assert.equal(null, placeLabel(box, 100, rect, [above, below, inside]));
 });
 

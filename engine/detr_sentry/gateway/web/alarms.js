@@ -6,7 +6,7 @@ import { h, svg } from "./viewer-dom.js";
 import { peopleText } from "./viewer-text.js";
 
 /** The picture of an event may improve while it lasts; a new address makes the browser look again. */
-const pictureOf = (event) => eventPictureUrl(event.id, event.end ? "end" : "now");
+const pictureOf = (event) => eventPictureUrl(event.id, event.snapshot_time ?? event.end ?? "now");
 
 /**
  * The box of the person over a picture of any size, or null where the picture is not the very frame of the box.
@@ -71,7 +71,13 @@ export class Alarms {
       {},
       h(
         "button",
-        { type: "button", class: "alarm", "data-live": !event.end, onclick: () => this.#open(event) },
+        {
+          type: "button",
+          class: "alarm",
+          "data-event": event.id,
+          "data-live": !event.end,
+          onclick: () => this.#open(event),
+        },
         thumbnail(event),
         h(
           "span",

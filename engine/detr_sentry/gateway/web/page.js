@@ -143,7 +143,7 @@ function describe(camera) {
   $("count").hidden = camera.count === null || state === "off" || state === "blind";
   const nobody = state === "alarmed" ? "Out of sight at the moment" : "Nobody there";
   text("count", camera.count ? peopleText(camera.count) : nobody);
-  const problem = state === "off" ? null : problemText(camera.problem);
+  const problem = problemText(camera.problem);
   $("problem").hidden = !problem;
   text("problem", problem ?? "");
   $("save").href = snapshotUrl(camera.id);

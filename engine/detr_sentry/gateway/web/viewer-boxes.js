@@ -8,6 +8,7 @@ const COLOURS = {
 };
 const FONT_PX = 13;
 const LABEL_PX = 20;
+const MARGIN_PX = 6;
 
 /** The largest rectangle of `width:height` that fits in the middle of the stage: `{x, y, width, height}`. */
 export function containRect(stageWidth, stageHeight, width, height) {
@@ -55,7 +56,7 @@ const overlaps = (one, other) =>
 
 /** A free place for a label of `width` at its box: above it, else below, else inside; null if all are taken. */
 export function placeLabel(box, width, rect, taken) {
-  const x = Math.max(rect.x, Math.min(box.x, rect.x + rect.width - width));
+  const x = Math.max(rect.x + MARGIN_PX, Math.min(box.x, rect.x + rect.width - width - MARGIN_PX));
   const places = [box.y - LABEL_PX - 4, box.y + box.height + 4, Math.max(rect.y, box.y) + 4]
     .filter((y) => y >= rect.y && y + LABEL_PX <= rect.y + rect.height)
     .map((y) => ({ x, y, width }));

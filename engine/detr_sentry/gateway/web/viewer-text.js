@@ -21,7 +21,7 @@ const PROBLEMS = {
   capture_dead: "The program that reads this camera is starting again.",
   inference_dead: "The detector is starting again.",
   controller_dead: "The controller is starting again; the state is not known.",
-  mode_lost: "The stored mode was lost: choose a mode.",
+  mode_lost: "The stored mode was lost, so the camera stays closed. Choose a mode.",
   disk_full: "The disk is full: alarms are not stored.",
   disk_readonly: "The disk is read-only: alarms are not stored.",
   disk_error: "The disk reports errors: alarms may not be stored.",
