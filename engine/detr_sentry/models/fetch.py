@@ -13,6 +13,7 @@ import shutil
 import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from io import FileIO
 from typing import TYPE_CHECKING
 
 from detr_sentry.errors import ModelError, ModelRefusedError, StorageError
@@ -20,12 +21,12 @@ from detr_sentry.models.web import BrokenLinkError, HttpLimits, open_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from io import FileIO
     from pathlib import Path
 
     from detr_sentry.models.progress import Progress
 
 _CHUNK = 1 << 16
+_MAKE = os.O_CREAT | os.O_NOFOLLOW
 _FRUITFUL = 1 << 16
 """An attempt that brings fewer new bytes than this counts as failed, so that no server can keep us for ever."""
 
@@ -87,10 +88,10 @@ def _locked(part: Path) -> Iterator[FileIO]:
     """The file at `part`, opened or made, held by this process alone."""
     try:
         part.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(part, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+        opened = FileIO(str(part), "r+", opener=lambda path, flags: os.open(path, flags | _MAKE, 0o600))
     except OSError as error:
         raise StorageError(f"{part}: cannot be written: {error.strerror}") from error
-    with os.fdopen(descriptor, "r+b", buffering=0) as file:
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             ours = os.path.samestat(os.fstat(file.fileno()), part.stat())
