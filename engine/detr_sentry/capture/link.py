@@ -7,6 +7,8 @@ from collections import Counter, deque
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, Final
 
+from detr_sentry.errors import SourceEndedError
+
 if TYPE_CHECKING:
     from detr_sentry.errors import SourceError
 
@@ -70,7 +72,8 @@ class Link:
         self._stamps.clear()
         self.picture_problem = None
         level = logging.DEBUG if self._lost else logging.WARNING
-        log.log(level, "camera %s lost: %s; trying again", self._camera_id, error)
+        then = "" if isinstance(error, SourceEndedError) else "; trying again"
+        log.log(level, "camera %s lost: %s%s", self._camera_id, error, then)
         self._lost = True
 
     def off(self) -> None:
