@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ import onnxruntime as ort
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from detr_sentry import cli
 from detr_sentry.models.coco import COCO_LABELS
 
 Array = npt.NDArray[Any]
@@ -22,6 +25,7 @@ STD = np.array([0.229, 0.224, 0.225])
 
 GraphBuilder = Callable[..., onnx.ModelProto]
 Runner = Callable[..., list[Array]]
+Command = Callable[..., tuple[int, str, str]]
 
 
 def build_rfdetr(
@@ -205,3 +209,29 @@ def noise() -> Array:
 @pytest.fixture(scope="session")
 def coco_ids() -> list[int]:
     return sorted(COCO_LABELS)
+
+
+@pytest.fixture
+def cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Where models lie for the commands of a test, whatever this machine's settings and proxies are."""
+    for name in [name for name in os.environ if name.startswith("DETR_SENTRY_") or name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("DETR_SENTRY_STATE_DIR", str(tmp_path / "state"))
+    monkeypatch.setenv("DETR_SENTRY_SHM_ROOT", str(tmp_path / "shm"))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "state" / "models"
+
+
+@pytest.fixture
+def command(cache: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
+    """`detr-sentry models`: returns the status, what was printed, and what was said on stderr."""
+
+    def call(*words: str) -> tuple[int, str, str]:
+        monkeypatch.setattr("sys.argv", ["detr-sentry", "models", *words])
+        status = cli.main(["models", *words])
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call

@@ -15,7 +15,6 @@ import numpy as np
 import onnx
 import pytest
 
-from detr_sentry import cli
 from detr_sentry.models import catalog
 from tests.engine.models.model_host import Host, cut, good, other, serve, stall, status
 
@@ -67,31 +66,14 @@ def host(data: bytes) -> Iterator[Host]:
         yield running
 
 
-@pytest.fixture
-def places(data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A catalogue of its own, and the state folder that commands use."""
+@pytest.fixture(autouse=True)
+def places(data: bytes, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A catalogue of its own, and where models lie."""
     text = ENTRY.format(sha256=hashlib.sha256(data).hexdigest(), size=len(data))
     (tmp_path / "catalog").mkdir()
     (tmp_path / "catalog" / "catalog.toml").write_text(text)
     monkeypatch.setattr(catalog, "PLACES", (tmp_path / "catalog",))
-    for name in [name for name in os.environ if name.startswith("DETR_SENTRY_") or name.lower().endswith("_proxy")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("DETR_SENTRY_STATE_DIR", str(tmp_path / "state"))
-    monkeypatch.setenv("DETR_SENTRY_SHM_ROOT", str(tmp_path / "shm"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.chdir(tmp_path)
-    return tmp_path / "state" / "models"
-
-
-@pytest.fixture
-def command(places: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    def call(*words: str) -> tuple[int, str, str]:
-        monkeypatch.setattr("sys.argv", ["detr-sentry", "models", *words])
-        status = cli.main(["models", *words])
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
+    return cache
 
 
 def test_a_pulled_model_is_checked_baked_and_ready(command: Command, host: Host, places: Path, data: bytes) -> None:
