@@ -85,6 +85,11 @@ class Camera:
             "decode_ms": _rounded(self._decode_ms),
         }
 
+    @property
+    def quiet(self) -> bool:
+        """Whether nobody is believed to be there and nothing moves."""
+        return self.state in {State.STANDBY, State.OFF} and not self._moved
+
     def poll(self, now_s: float) -> tuple[Urgency | None, bool]:
         """Looks for a new state and a new frame; gates the frame in standby.
 

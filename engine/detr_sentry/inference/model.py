@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import logging
+import time
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detr_sentry.errors import BackendError, ModelRefusedError
+from detr_sentry.errors import BackendError, ModelError, ModelRefusedError
 from detr_sentry.inference.backends import open_backend
+from detr_sentry.inference.choice import REFERENCE, Choice, Choices, key_of
 from detr_sentry.inference.preprocess import Preprocessor
 from detr_sentry.ipc.messages import CAPACITY, DETECTION_DTYPE, Detections
+from detr_sentry.models.contract import load_baked
 from detr_sentry.models.resolve import cache_dir, resolve_model
 from detr_sentry.sentry.rules import zone_mask
 
@@ -21,17 +25,31 @@ if TYPE_CHECKING:
 
     from detr_sentry.inference.backends import Backend
     from detr_sentry.models.contract import ModelContract
+    from detr_sentry.models.resolve import ResolvedModel
     from detr_sentry.sentry.rules import ZoneShape
     from detr_sentry.settings import ModelSettings
 
 _SCORE, _CLASS = 4, 5
+_log = logging.getLogger("detr_sentry.inference")
 
 
 class Detector:
-    """Finds the enabled classes in what was loaded into `preprocessor`. Belongs to one thread."""
+    """Finds the enabled classes in what was loaded into `preprocessor`. Belongs to one thread.
 
-    def __init__(self, contract: ModelContract, backend: Backend, *, class_ids: frozenset[int], floor: float) -> None:
+    `path` is the baked model's file, where there is one.
+    """
+
+    def __init__(
+        self,
+        contract: ModelContract,
+        backend: Backend,
+        *,
+        class_ids: frozenset[int],
+        floor: float,
+        path: Path | None = None,
+    ) -> None:
         self.contract = contract
+        self.path = path
         self.backend = backend
         self.preprocessor = Preprocessor(contract.width, contract.height)
         self.floor = floor
@@ -82,16 +100,62 @@ class Detector:
 
 
 def open_detector(settings: ModelSettings, state_dir: Path, *, floor: float) -> tuple[Detector, bool]:
-    """The detector that the settings name, warmed up, and whether it is the embedded one. Raises ModelError's kinds."""
+    """The detector that the settings name, warmed up, and whether it is the embedded one. Raises ModelError's kinds.
+
+    With `backend: auto` it runs on the backend that the self-check chose for this model and machine, else on ONNX
+    Runtime; a choice that fails to open is given up.
+    """
     resolved = resolve_model(settings, state_dir)
-    backend = open_backend(
-        settings.backend,
-        resolved.data,
-        resolved.contract,
-        threads=settings.threads,
-        cache=cache_dir(settings, state_dir),
-    )
-    class_ids = resolved.contract.class_ids(settings.labels)
-    detector = Detector(resolved.contract, backend, class_ids=class_ids, floor=floor)
-    detector.warm_up()
+    cache = cache_dir(settings, state_dir)
+    if settings.backend != "auto":
+        return _open(settings.backend, resolved, settings, cache, floor), resolved.embedded
+    choices, key = Choices(cache), key_of(resolved.contract.sha256, settings.threads)
+    name = choices.open_on(key)
+    try:
+        detector = _open(name, resolved, settings, cache, floor)
+    except ModelError as error:
+        if name == REFERENCE:
+            raise
+        _give_up(choices, key, name, error)
+        return _open(REFERENCE, resolved, settings, cache, floor), resolved.embedded
+    choices.proved(key)
     return detector, resolved.embedded
+
+
+def reopen_detector(detector: Detector, settings: ModelSettings, cache: Path) -> bool:
+    """Closes the detector's backend and opens the self-check's choice in its place; False if that does not run.
+
+    ONNX Runtime runs then. Raises ModelError's kinds if the model's file has changed, or not even that opens.
+    """
+    assert detector.path is not None
+    contract, data = load_baked(detector.path)
+    if contract.sha256 != detector.contract.sha256:
+        raise ModelRefusedError(f"{detector.path} has changed since it was opened")
+    choices, key = Choices(cache), key_of(contract.sha256, settings.threads)
+    name = choices.open_on(key)
+    detector.backend.close()
+    begun_s = time.monotonic()
+    try:
+        detector.backend = open_backend(name, data, contract, threads=settings.threads, cache=cache)
+        detector.warm_up()
+    except ModelError as error:
+        _give_up(choices, key, name, error)
+        detector.backend = open_backend(REFERENCE, data, contract, threads=settings.threads)
+        detector.warm_up()
+        return False
+    choices.proved(key)
+    _log.info("%s runs now; detection stood still for %.1f s", detector.backend.provider, time.monotonic() - begun_s)
+    return True
+
+
+def _give_up(choices: Choices, key: str, name: str, error: ModelError) -> None:
+    _log.warning("back to ONNX Runtime, as %s was chosen before and fails now: %s", name, error)
+    choices.put(key, Choice(backend=REFERENCE, provider="", reason=str(error)))
+
+
+def _open(name: str, resolved: ResolvedModel, settings: ModelSettings, cache: Path, floor: float) -> Detector:
+    backend = open_backend(name, resolved.data, resolved.contract, threads=settings.threads, cache=cache)
+    class_ids = resolved.contract.class_ids(settings.labels)
+    detector = Detector(resolved.contract, backend, class_ids=class_ids, floor=floor, path=resolved.path)
+    detector.warm_up()
+    return detector

@@ -15,11 +15,13 @@ import cv2
 
 from detr_sentry.errors import BackendError, ModelError, SentryError
 from detr_sentry.inference.camera import Camera
-from detr_sentry.inference.model import Detector, open_detector
+from detr_sentry.inference.model import Detector, open_detector, reopen_detector
 from detr_sentry.inference.schedule import Schedule
+from detr_sentry.inference.upgrade import Upgrade
 from detr_sentry.ipc.bells import Bell
 from detr_sentry.ipc.heartbeat import Heartbeat, Phase
 from detr_sentry.ipc.layout import Layout
+from detr_sentry.models.resolve import cache_dir
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -133,7 +135,17 @@ def _serve(settings: Settings, stop: Stop, cleanup: ExitStack) -> int:
         cleanup.callback(listener.close)
     gc.collect()
     gc.freeze()
-    _Loop(cameras, bell, listeners).run(stop, heartbeat, status)
+    cache = cache_dir(settings.model, settings.state_dir)
+    upgrade = Upgrade(
+        change=lambda: reopen_detector(detector, settings.model, cache),
+        auto=settings.model.backend == "auto" and detector.path is not None,
+        model=detector.path or cache,
+        sha256=detector.contract.sha256,
+        threads=settings.model.threads,
+        cache=cache,
+    )
+    cleanup.callback(upgrade.close)
+    _Loop(cameras, bell, listeners, upgrade).run(stop, heartbeat, status)
     return 0
 
 
@@ -147,22 +159,23 @@ class _Status:
     """What the heartbeat says."""
 
     def __init__(self, detector: Detector, *, embedded: bool) -> None:
-        contract, backend = detector.contract, detector.backend
+        self._detector = detector
         self._fixed = {
-            "provider": backend.provider,
-            "backend": backend.name,
-            "model": contract.name,
-            "model_hash": contract.sha256[:16],
+            "model": detector.contract.name,
+            "model_hash": detector.contract.sha256[:16],
             "embedded": embedded,
-            "threads": backend.threads,
         }
 
-    def of(self, cameras: Sequence[Camera]) -> dict[str, Any]:
-        return {**self._fixed, "cameras": {camera.id: camera.status for camera in cameras}}
+    def of(self, cameras: Sequence[Camera], upgrade: Upgrade) -> dict[str, Any]:
+        backend = self._detector.backend
+        runs = {"provider": backend.provider, "backend": backend.name, "threads": backend.threads}
+        status = {camera.id: camera.status for camera in cameras}
+        return {**runs, **self._fixed, "backend_choice": str(upgrade.step), "cameras": status}
 
 
 class _Loop:
-    def __init__(self, cameras: Sequence[Camera], bell: Bell, listeners: Sequence[Bell]) -> None:
+    def __init__(self, cameras: Sequence[Camera], bell: Bell, listeners: Sequence[Bell], upgrade: Upgrade) -> None:
+        self._upgrade = upgrade
         self._cameras = {camera.id: camera for camera in cameras}
         self._schedule = Schedule(tuple(self._cameras))
         self._bell = bell
@@ -175,8 +188,13 @@ class _Loop:
         while not stop.asked.is_set():
             now_s = time.monotonic()
             if now_s >= beat_s:
-                heartbeat.beat(Phase.RUNNING, status.of(cameras))
+                heartbeat.beat(Phase.RUNNING, status.of(cameras, self._upgrade))
                 beat_s = now_s + BEAT_S
+                if self._upgrade.poll(now_s, quiet=all(camera.quiet for camera in cameras)):
+                    heartbeat.beat(Phase.COMPILING, status.of(cameras, self._upgrade))
+                    self._upgrade.change()
+                    beat_s = 0.0
+                    continue
             self._poll(now_s)
             chosen = self._schedule.choose()
             if chosen is None:

@@ -21,6 +21,7 @@ from detr_sentry.ipc.messages import DetectionsView, FrameWriter, Mode, PixelFor
 from detr_sentry.ipc.ring import RingReader
 from detr_sentry.models import contract
 from detr_sentry.models.bake import write_whole
+from detr_sentry.models.classes import COCO, ModelClass
 from detr_sentry.settings import CameraSettings, ModelSettings, Settings
 
 SIDE = 32
@@ -53,8 +54,9 @@ def make_bright_detector(path: Path, *, nan_above: float | None = None) -> Path:
         nodes.append(helper.make_node("Identity", ["rows"], ["detections"]))
     else:
         constants.append(numpy_helper.from_array(np.array(nan_above, np.float32), "limit"))
-        constants.append(numpy_helper.from_array(np.array(np.nan, np.float32), "nan"))
+        constants.append(numpy_helper.from_array(np.array(-1.0, np.float32), "minus_one"))
         nodes += [
+            helper.make_node("Sqrt", ["minus_one"], ["nan"]),
             helper.make_node("Greater", ["bright", "limit"], ["beyond"]),
             helper.make_node("Where", ["beyond", "nan", "rows"], ["detections"]),
         ]
@@ -67,7 +69,12 @@ def make_bright_detector(path: Path, *, nan_above: float | None = None) -> Path:
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     props = contract.metadata(
-        name="bright", labels={1: "person", 18: "dog"}, threshold=0.5, adapter="native", source_sha256="00" * 32
+        name="bright",
+        layout=COCO,
+        classes=[ModelClass(1, 1, "person"), ModelClass(18, 18, "dog")],
+        threshold=0.5,
+        adapter="native",
+        source_sha256="00" * 32,
     )
     helper.set_model_props(model, props)
     write_whole(path, model.SerializeToString())
@@ -181,7 +188,7 @@ def settings_for(layout: Layout, bright_detector: Callable[..., Path], tmp_path:
             instance=layout.instance,
             shm_root=layout.shm_root,
             state_dir=tmp_path / "state",
-            model=ModelSettings(name=str(model or bright_detector()), threads=1),
+            model=ModelSettings(name=str(model or bright_detector()), backend="onnxruntime", threads=1),
             cameras={camera.id: camera for camera in cameras},
         )
 

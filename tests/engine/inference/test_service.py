@@ -6,30 +6,34 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from detr_sentry.inference.choice import Choices, key_of
 from detr_sentry.inference.service import score_floor
 from detr_sentry.ipc.bells import Bell
 from detr_sentry.ipc.heartbeat import Beat, Phase, read_heartbeat
 from detr_sentry.ipc.layout import Layout
 from detr_sentry.ipc.messages import State
+from detr_sentry.models.contract import load_baked
+from detr_sentry.models.resolve import embedded_model
 from detr_sentry.settings import CameraSettings, SentrySettings, Settings
 
 Rig = Callable[[str], Any]
 PATIENCE_S = 15.0
 
 
-def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    deadline_s = time.monotonic() + PATIENCE_S
+def wait_for(condition: Callable[[], Any], what: str, patience_s: float = PATIENCE_S) -> Any:
+    deadline_s = time.monotonic() + patience_s
     while time.monotonic() < deadline_s:
         answer = condition()
         if answer is not None and answer is not False:
             return answer
         time.sleep(0.01)
-    pytest.fail(f"not within {PATIENCE_S} s: {what}")
+    pytest.fail(f"not within {patience_s} s: {what}")
 
 
 class Service:
@@ -46,6 +50,7 @@ class Service:
             "STATE_DIR": settings.state_dir,
             "MODEL__NAME": settings.model.name,
             "MODEL__THREADS": settings.model.threads,
+            "MODEL__BACKEND": settings.model.backend,
             **{f"CAMERAS__{camera.upper()}__SOURCE": "demo:" for camera in settings.cameras},
         }
         settings.state_dir.mkdir(exist_ok=True)
@@ -162,6 +167,56 @@ def test_a_refused_model_ends_it_with_the_reason(
     assert service.process.returncode == 2
     assert "the model cannot be used" in log
     assert "not an ONNX file" in log
+
+
+def test_a_backend_that_is_named_but_cannot_run_ends_it_with_the_reason(
+    start: Callable[[Settings], Service], settings_for: Callable[..., Settings]
+) -> None:
+    settings = settings_for(CameraSettings(id="door", source="demo:"))
+    service = start(replace(settings, model=replace(settings.model, backend="tensorrt")))
+
+    _, log = service.process.communicate(timeout=PATIENCE_S)
+
+    assert service.process.returncode == 1
+    assert "'tensorrt'" in log
+    assert service.beat() is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(180)
+def test_auto_changes_over_to_the_verified_choice_in_the_same_process(
+    start: Callable[[Settings], Service], settings_for: Callable[..., Settings], rig: Rig
+) -> None:
+    settings = settings_for(CameraSettings(id="door", source="demo:"), model=embedded_model())
+    service = start(replace(settings, model=replace(settings.model, backend="auto")))
+    wait_for(service.running, "running")
+    door = rig("door")
+    door.believe(State.STANDBY)
+    beat = service.beat()
+    assert beat is not None
+    at_first = beat.status["backend"], beat.status["backend_choice"]
+
+    def verified() -> bool:
+        beat = service.beat()
+        assert service.process.poll() is None
+        return beat is not None and beat.phase is Phase.RUNNING and beat.status["backend_choice"] == "verified"
+
+    wait_for(verified, "a verified choice", patience_s=150.0)
+    beat = service.beat()
+    assert beat is not None
+    number = door.gray(204)
+    wait_for(lambda: (found := door.receive()) and found.frame_number == number, "detections after the change")
+    choice = Choices(settings.state_dir / "models").get(key_of(load_baked(embedded_model())[0].sha256, 1))
+    status, log = service.end()
+
+    assert at_first == ("onnxruntime", "waiting")
+    assert choice is not None
+    assert choice.openings == 0
+    assert beat.pid == service.process.pid
+    assert beat.status["backend"] == choice.backend.partition(":")[0]
+    assert beat.status["provider"] == (choice.provider or "CPU")
+    assert status == 0
+    assert ("changing over in a quiet moment" in log) == (choice.backend != "onnxruntime")
 
 
 def test_a_second_one_is_refused_and_names_the_first(

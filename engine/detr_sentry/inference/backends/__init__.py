@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
@@ -29,6 +30,7 @@ _HOW = {
 }
 MOST_THREADS = 4
 """Small detectors gain little beyond; captures and the gateway need the other cores."""
+_log = logging.getLogger("detr_sentry.inference")
 
 
 class Backend(Protocol):
@@ -57,11 +59,13 @@ def open_backend(
 ) -> Backend:
     """Loads the checked `model` into the runtime `name` (`auto`: ONNX Runtime). Raises BackendError.
 
-    `threads` is the number of CPU threads of one run; None takes the machine's cores, at most 4. Runtimes that compile
-    keep their results in folders under `cache`; None keeps nothing.
+    A name may end with a device of the runtime (`openvino:GPU.0`); else the runtime's best one is taken. `threads` is
+    the number of CPU threads of one run; None takes the machine's cores, at most 4. Runtimes that compile keep their
+    results in folders under `cache`; None keeps nothing.
     """
     if name == "auto":
         name = "onnxruntime"
+    name, _, device = name.partition(":")
     if name not in BACKENDS:
         raise BackendError(f"backend {name!r} is not known; there is: auto, {', '.join(BACKENDS)}")
     if name not in installed():
@@ -74,13 +78,26 @@ def open_backend(
         case "openvino":
             from detr_sentry.inference.backends.openvino import OpenVinoBackend
 
-            return OpenVinoBackend(model, contract, threads=threads, cache=cache and cache / "openvino")
+            return OpenVinoBackend(model, contract, threads=threads, cache=cache and cache / "openvino", device=device)
         case "tensorrt":
             raise BackendError("backend 'tensorrt' needs an engine: `detr-sentry models build --backend tensorrt`")
         case _:
             from detr_sentry.inference.backends.onnxruntime import OnnxRuntimeBackend
 
             return OnnxRuntimeBackend(model, contract, threads=threads)
+
+
+def candidates() -> list[str]:
+    """What may be faster than ONNX Runtime here, by the names that `open_backend` takes: one for each device."""
+    found = []
+    if "openvino" in installed():
+        try:
+            from detr_sentry.inference.backends.openvino import devices
+
+            found += [f"openvino:{device}" for device in devices()]
+        except (ImportError, RuntimeError) as error:  # a wheel for another machine, a driver that is broken
+            _log.warning("OpenVINO cannot be used here: %s", error)
+    return found
 
 
 def installed() -> tuple[str, ...]:

@@ -43,7 +43,7 @@ class OpenVinoBackend:
         *,
         threads: int,
         cache: Path | None = None,
-        device: str | None = None,
+        device: str = "",
     ) -> None:
         self._core = ov.Core()
         if cache is not None:
@@ -66,7 +66,7 @@ class OpenVinoBackend:
         self._bound = 0
         self._interrupted = False
 
-    def _compile(self, network: Any, contract: ModelContract, threads: int, device: str | None) -> Any:
+    def _compile(self, network: Any, contract: ModelContract, threads: int, device: str) -> Any:
         present = devices(self._core)
         wanted = (device,) if device else tuple(present)
         failures = []
