@@ -159,6 +159,7 @@ def run_flags(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def run_all(arguments: argparse.Namespace) -> int:
     """`run`: the supervisor on all services. Without any camera in the settings, the demo scene is the camera."""
+    from detr_sentry.doctor import Verdict, check_port
     from detr_sentry.supervisor import Supervisor
     from detr_sentry.telemetry import configure_logging
 
@@ -168,6 +169,11 @@ def run_all(arguments: argparse.Namespace) -> int:
     if demo:
         flags = merge(flags, {"cameras": {"demo": {"source": DEMO_SOURCE, "name": "Demo scene"}}})
         settings = settings_of(arguments, flags)
+    for finding in check_port(settings):
+        if finding.verdict is Verdict.FAIL:
+            raise SettingsError(
+                "gateway.port", f"{finding.seen}; {finding.mend}", settings.origins.get("gateway.port", "")
+            )
     configure_logging(settings.log, "supervisor")
     if demo:
         print("No camera in the settings: showing the demo scene. Use your own with --source.", file=sys.stderr)

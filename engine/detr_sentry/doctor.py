@@ -56,7 +56,7 @@ def examine(settings: Settings) -> Iterator[Finding]:
         _queues,
         _files,
         _state,
-        _port,
+        check_port,
         _model,
         _cameras,
         _engine,
@@ -163,7 +163,8 @@ def _state(settings: Settings) -> Iterator[Finding]:
         yield Finding("state", Verdict.OK, seen)
 
 
-def _port(settings: Settings) -> Iterator[Finding]:
+def check_port(settings: Settings) -> Iterator[Finding]:
+    """Whether the gateway can listen where the settings say, or already does."""
     host, port = settings.gateway.host, settings.gateway.port
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:

@@ -2,8 +2,8 @@
 
 Each service is a program of its own (`exec`, never a bare fork). One that ends is started again after a capped
 back-off; one whose heartbeat is overdue is killed, with its stacks in the log, and replaced. A changed settings file
-restarts the services that it concerns. SIGTERM ends everything within `STOP_WITHIN_S`: the cameras first, the gateway
-last.
+restarts the services that it concerns. SIGTERM ends everything within `STOP_WITHIN_S`: the cameras first, the controller,
+which has events to store, last.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ STEADY_AFTER_S = 60.0  # a service that ran so long has its back-off forgiven
 STARTING_S = 20.0  # interpreter and imports on a slow board, before the first beat
 ABORT_GRACE_S = 0.5  # time for a hung service to print its stacks
 STOP_WITHIN_S = 2.0
-STOP_ORDER = ("capture", "inference", "controller", "gateway")
+STOP_ORDER = ("capture", "inference", "gateway", "controller")
 
 
 class State(StrEnum):
@@ -281,7 +281,7 @@ class Supervisor:
             self._start(service)
 
     def _end_all(self) -> None:
-        """Stop in order: no new frames, then no new detections, then the last events, then the page."""
+        """Stop in order: no new frames, then no new detections, then the page, then the last events are stored."""
         deadline = time.monotonic() + STOP_WITHIN_S
         for position, kind in enumerate(STOP_ORDER):
             share = (deadline - time.monotonic()) / (len(STOP_ORDER) - position)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -87,6 +88,19 @@ def test_services_inherit_the_flags_of_run(monkeypatch: pytest.MonkeyPatch) -> N
     settings = cli.settings_of(cli.build_parser().parse_args(["gateway", "--log-level", "debug"]))
 
     assert (settings.gateway.port, settings.log.level) == (9, "debug")
+
+
+def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "sentry.yaml").write_text(f"shm_root: {tmp_path}/shm\nstate_dir: {tmp_path}/state\n")
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+
+        assert cli.main(["run", "--port", str(port)]) == 2
+
+    said = capsys.readouterr().err
+    assert f"127.0.0.1:{port}: Address already in use" in said
+    assert "--port" in said
+    assert not (tmp_path / "shm").exists()
 
 
 def test_an_unknown_camera_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
