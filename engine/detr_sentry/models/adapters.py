@@ -15,7 +15,7 @@ import numpy as np
 from onnx import TensorProto
 
 from detr_sentry.errors import ModelRefusedError
-from detr_sentry.models.classes import coco_contiguous, coco_sparse
+from detr_sentry.models.classes import MAX_QUERIES, coco_contiguous, coco_sparse
 from detr_sentry.models.coco import COCO_SLOTS
 from detr_sentry.models.exported import IMAGENET_MEAN, IMAGENET_STD
 from detr_sentry.models.graph import describe_io, dims_of
@@ -94,14 +94,17 @@ class RfDetr:
             raise ModelRefusedError(f"class number {last} lies outside the {slots} class slots of `labels`")
         for value in surgery.graph.input:
             fix_batch(value)
-        surgery.top_k = dims_of(_named(surgery.graph)[1]["dets"])[1]
+        queries = dims_of(_named(surgery.graph)[1]["dets"])[1]
+        if queries is not None and queries > MAX_QUERIES:
+            raise ModelRefusedError(f"claims {queries} queries; at most {MAX_QUERIES} are allowed")
+        surgery.top_k = queries
         dets, logits = (self._float(surgery, name) for name in ("dets", "labels"))
         surgery.normalise("input", IMAGENET_MEAN, IMAGENET_STD)
         corners = surgery.after("MatMul", [dets, surgery.constant(_TO_CORNERS, "to_corners")])
         slot_list = surgery.constant(np.array([entry.number for entry in enabled], np.int64), "enabled")
         offered = surgery.after("Gather", [logits, slot_list], axis=2)
-        if len(enabled) == 1 and surgery.top_k is not None:
-            column = np.full((1, surgery.top_k, 1), enabled[0].id, np.float32)
+        if len(enabled) == 1 and queries is not None:
+            column = np.full((1, queries, 1), enabled[0].id, np.float32)
             return [corners, surgery.after("Sigmoid", [offered]), surgery.constant(column, "class_id")]
         score = surgery.after("Sigmoid", [surgery.reduce_max(offered, 2)])
         best = surgery.after("ArgMax", [offered], axis=2, keepdims=1)

@@ -20,6 +20,8 @@ OWN_ID_BASE = 100
 """Above COCO's 90, so that an id has one meaning."""
 MAX_CLASSES = 4096
 MAX_NAME = 64
+MAX_QUERIES = 4096
+"""Rows of an output; detectors have 100 to 900."""
 _MAX_LABELS_BYTES = 1 << 20
 
 COCO, CONTIGUOUS = "coco", "contiguous"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from onnx import TensorProto
 
 from detr_sentry.errors import ModelRefusedError
-from detr_sentry.models.classes import COCO, CONTIGUOUS
+from detr_sentry.models.classes import COCO, CONTIGUOUS, MAX_QUERIES
 from detr_sentry.models.graph import describe_io, dims_of, metadata_of, parse_model, read_bytes
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ CONTRACT_KEY = "detr_sentry.contract"
 CONTRACT_VERSION = "1"
 EXPECTED = "`image` uint8 [1,H,W,3] -> `detections` float [1,Q,6]"
 MAX_SIDE = 4096
-MAX_QUERIES = 4096
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

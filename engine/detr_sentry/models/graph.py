@@ -90,12 +90,15 @@ def check_model(model: onnx.ModelProto, what: str) -> None:
     bare = _without_weights(model)
     try:
         onnx.checker.check_model(bare)
+        for value in bare.graph.output:
+            value.type.tensor_type.ClearField("shape")
         inferred = onnx.shape_inference.infer_shapes(bare, data_prop=True)
     except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError, ValueError) as error:
         reason = str(error).strip().splitlines()
         raise ModelRefusedError(f"{what}: not valid ONNX: {reason[0] if reason else 'unknown'}") from error
-    for value in inferred.graph.value_info:
+    for value in (*inferred.graph.value_info, *inferred.graph.output):
         _check_elements(_static_elements(value), f"{what}: {value.name!r}")
+    _check_outputs(model.graph.output, inferred.graph.output, what)
 
 
 def infer_shapes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -192,6 +195,17 @@ def _check_parts(model: onnx.ModelProto, what: str) -> None:
         _check_domain(opset.domain, what)
         if opset.version > newest:
             raise ModelRefusedError(f"{what}: opset {opset.version}; this build knows opsets up to {newest}")
+
+
+def _check_outputs(declared: Iterable[onnx.ValueInfoProto], inferred: Iterable[onnx.ValueInfoProto], what: str) -> None:
+    """Refuses outputs that state another shape than their nodes give, as far as that can be known."""
+    computed = {value.name: value for value in inferred}
+    for value in declared:
+        said, found = dims_of(value), dims_of(computed[value.name])
+        if found and (len(said) != len(found) or any(a != b for a, b in zip(said, found, strict=True) if a and b)):
+            raise ModelRefusedError(
+                f"{what}: states {_describe(value)}, but computes {_describe(computed[value.name])}"
+            )
 
 
 def _check_domain(domain: str, what: str) -> None:

@@ -82,6 +82,24 @@ def build_rfdetr(
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=8)
 
 
+def build_opaque(**options: Any) -> onnx.ModelProto:
+    """As `build_rfdetr`, with output shapes that only a run can tell: what a free batch makes of an export."""
+    model = build_rfdetr(**options)
+    graph = model.graph
+    shapes = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in graph.output}
+    graph.node.append(helper.make_node("ReduceMean", ["patches"], ["mean"], keepdims=0))
+    graph.node.append(helper.make_node("Sub", ["mean", "mean"], ["nothing"]))
+    graph.node.append(helper.make_node("Cast", ["nothing"], ["zero"], to=TensorProto.INT64))
+    for node in list(graph.node):
+        if node.output[0] in shapes:
+            name = node.output[0]
+            node.output[0] = f"{name}.known"
+            graph.initializer.append(numpy_helper.from_array(np.array(shapes[name], np.int64), f"{name}.shape"))
+            graph.node.append(helper.make_node("Add", [f"{name}.shape", "zero"], [f"{name}.told"]))
+            graph.node.append(helper.make_node("Reshape", [f"{name}.known", f"{name}.told"], [name]))
+    return model
+
+
 def build_heads(boxes: Array, logits: Array) -> onnx.ModelProto:
     """An RF-DETR export that answers with these boxes [Q,4] and logits [Q,C] whatever it sees."""
     nodes = [
@@ -173,6 +191,11 @@ def normalise(image: Array) -> Array:
 @pytest.fixture(scope="session")
 def rfdetr() -> GraphBuilder:
     return build_rfdetr
+
+
+@pytest.fixture(scope="session")
+def opaque() -> GraphBuilder:
+    return build_opaque
 
 
 @pytest.fixture(scope="session")

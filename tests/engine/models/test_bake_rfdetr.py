@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from onnx import helper
 from detr_sentry.errors import ModelRefusedError
 from detr_sentry.models.bake import bake
 from detr_sentry.models.classes import OWN_ID_BASE
+from detr_sentry.models.coco import COCO_LABELS
 
 Array = npt.NDArray[Any]
 Builder = Callable[..., onnx.ModelProto]
@@ -37,10 +39,22 @@ def baked_rows(model: onnx.ModelProto, tmp_path: Path, run: Runner, image: Array
         ({"bias": False}, True),
         ({"shared_weight": True}, True),
         ({"batch": "N"}, True),
+        ({"opset": 16}, True),
         ({"opset": 18}, True),
+        ({"opset": 19}, True),
+        ({"opset": 20}, True),
+        ({"opset": 21}, True),
+        ({"opset": 22}, True),
         ({"pads": 8}, False),
     ],
-    ids=["plain", "no bias", "weight read twice", "free batch", "opset 18", "padding"],
+    ids=[
+        "plain",
+        "no bias",
+        "weight read twice",
+        "free batch",
+        *(f"opset {n}" for n in (16, 18, 19, 20, 21, 22)),
+        "padding",
+    ],
 )
 def test_pixels_give_what_the_export_gives_after_official_preprocessing(
     options: dict[str, Any],
@@ -237,3 +251,56 @@ def test_the_weights_that_were_folded_are_not_kept_twice(rfdetr: Builder, tmp_pa
 
     assert "patch.weight" not in kept["once"]
     assert "patch.weight" in kept["twice"]
+
+
+@pytest.mark.parametrize("classes", [["person"], ["person", "dog"]], ids=["one class", "two classes"])
+def test_an_export_whose_shapes_only_it_states_bakes_to_the_same(
+    classes: list[str], rfdetr: Builder, opaque: Builder, run_model: Runner, noise: Array, tmp_path: Path
+) -> None:
+    plain = baked_rows(rfdetr(), tmp_path, run_model, noise, classes=classes)
+    rows = baked_rows(opaque(), tmp_path, run_model, noise, classes=classes)
+
+    np.testing.assert_array_equal(plain, rows)
+
+
+@pytest.mark.parametrize("classes", [["person"], ["person", "dog"]], ids=["one class", "two classes"])
+def test_a_single_class_needs_no_search_for_the_best(classes: list[str], rfdetr: Builder, tmp_path: Path) -> None:
+    bake(rfdetr().SerializeToString(), tmp_path / "baked.onnx", classes=classes)
+
+    operators = {node.op_type for node in onnx.load(tmp_path / "baked.onnx").graph.node}
+    assert (len(classes) > 1) == ("ArgMax" in operators) == ("ReduceMax" in operators)
+
+
+def test_extra_outputs_are_left_out(rfdetr: Builder, run_model: Runner, noise: Array, tmp_path: Path) -> None:
+    """Segmentation exports have `masks` besides."""
+    model = rfdetr()
+    model.graph.node.append(helper.make_node("MatMul", ["tokens", "boxes.weight"], ["masks"]))
+    model.graph.output.append(helper.make_tensor_value_info("masks", onnx.TensorProto.FLOAT, [1, 16, 4]))
+
+    rows = baked_rows(model, tmp_path, run_model, noise)
+
+    np.testing.assert_array_equal(rows, baked_rows(rfdetr(), tmp_path, run_model, noise))
+
+
+@pytest.mark.parametrize(
+    ("names", "labels", "layout"),
+    [
+        ({"0": "cat", "1": "person"}, {1: "person", 17: "cat"}, "contiguous"),
+        ({str(number): name for number, name in COCO_LABELS.items()}, COCO_LABELS, "coco"),
+        ({}, COCO_LABELS, "coco"),
+    ],
+    ids=["fine-tuned", "COCO", "none"],
+)
+def test_the_class_names_that_newer_exports_carry_are_used(
+    names: dict[str, str], labels: dict[int, str], layout: str, rfdetr: Builder, tmp_path: Path
+) -> None:
+    model = rfdetr()
+    statistics = {"means": [0.485, 0.456, 0.406], "stds": [0.229, 0.224, 0.225]}
+    content = json.dumps({"class_id_to_name": names, **statistics})
+    model.metadata_props.add(key="rfdetr_inference", value=content)
+
+    contract = bake(model.SerializeToString(), tmp_path / "baked.onnx")
+
+    assert (dict(contract.labels), contract.layout) == (labels, layout)
+    named = bake(model.SerializeToString(), tmp_path / "baked.onnx", labels={0: "person"})
+    assert dict(named.numbers) == {1: 0}

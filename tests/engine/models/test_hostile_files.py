@@ -282,8 +282,11 @@ def float_image(model: onnx.ModelProto) -> None:
         (put("detr_sentry.labels", "{}"), "needs class ids"),
         (put("detr_sentry.labels", '{"70000": "person"}'), "needs class ids"),
         (put("detr_sentry.labels", '{"1": 5}'), "needs class ids"),
+        (put("detr_sentry.layout", "mixed"), "layout 'mixed'; this engine knows 'coco' and 'contiguous'"),
+        (put("detr_sentry.numbers", "[]"), "numbers is not a JSON object"),
+        (put("detr_sentry.numbers", '{"1": 1}'), "does not fit detr_sentry.labels"),
         (second_input, "expected `image` uint8"),
-        (wide_output, "expected `image` uint8|not valid ONNX"),
+        (wide_output, r"states detections float\[1,16,7\], but computes"),
         (float_image, "expected `image` uint8|not valid ONNX"),
     ],
 )
