@@ -2,8 +2,8 @@
 
 Each service is a program of its own (`exec`, never a bare fork). One that ends is started again after a capped
 back-off; one whose heartbeat is overdue is killed, with its stacks in the log, and replaced. A changed settings file
-restarts the services that it concerns. SIGTERM ends everything within `STOP_WITHIN_S`: the cameras first, the controller,
-which has events to store, last.
+restarts the services that it concerns. SIGTERM ends everything within `STOP_WITHIN_S`: the cameras first, and last the
+controller, which has events to store.
 """
 
 from __future__ import annotations
