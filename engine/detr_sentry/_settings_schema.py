@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 ID_PATTERN = re.compile(r"[a-z0-9_]{1,32}")
 LOG_LEVELS = ("debug", "info", "warning", "error")
 MAX_ZONES = 16  # bits of a detection's zone mask
+MAX_PREFIX = 128
 
 PRESETS: Mapping[str, Mapping[str, Any]] = {
     "default": {},
@@ -105,6 +106,23 @@ def mirror(value: Any) -> str:
     if parts.scheme not in {"http", "https"} or "@" in parts.netloc or not parts.hostname:
         raise vol.Invalid("must be a folder, or an http or https URL with a host and without user name and password")
     return str(value).rstrip("/")
+
+
+def secret(value: Any) -> str:
+    """Text that no message repeats. Raises vol.Invalid."""
+    if not isinstance(value, str) or not value:
+        raise vol.Invalid("must be text: put it in quotes")
+    if any(ord(character) < 32 for character in value):
+        raise vol.Invalid("must not hold control characters")
+    return value
+
+
+def topic_prefix(value: Any) -> str:
+    """The first levels of MQTT topics. Raises vol.Invalid."""
+    levels = text(value).split("/")
+    if not all(levels) or set(value) & set("+#") or value.startswith("$") or len(value) > MAX_PREFIX:
+        raise vol.Invalid(f"must be an MQTT topic of up to {MAX_PREFIX} characters without +, #, $, not {value!r}")
+    return str(value)
 
 
 def path(value: Any) -> Path:
@@ -212,6 +230,17 @@ SCHEMA = {
         "labels": texts,
         "cache_dir": path,
         "mirror": mirror,
+    },
+    "mqtt": {
+        "host": text,
+        "port": Number(1, 65535, whole=True),
+        "username": text,
+        "password": secret,
+        "tls": {"enabled": flag, "ca_file": path, "insecure": flag},
+        "protocol": Choice(("5", "3.1.1")),
+        "discovery": Choice(("auto", "always", "never")),
+        "discovery_prefix": topic_prefix,
+        "detections": flag,
     },
     "history": {
         "max_events": Number(1, 1_000_000, whole=True),

@@ -75,6 +75,39 @@ class ModelSettings:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MqttTlsSettings:
+    """Encryption to the broker. Without `ca_file` the system's authorities count; `insecure` checks no certificate."""
+
+    enabled: bool = False
+    ca_file: Path | None = None
+    insecure: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MqttSettings:
+    """The broker; without a `host` there is no MQTT. Without a `port` it is 1883, with TLS 8883.
+
+    `discovery` says whether Home Assistant is told of the entities: `auto` while no companion has claimed the engine.
+    `detections` publishes the boxes too, up to five times a second.
+    """
+
+    host: str | None = None
+    port: int | None = None
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    tls: MqttTlsSettings = field(default_factory=MqttTlsSettings)
+    protocol: str = "5"
+    discovery: str = "auto"
+    discovery_prefix: str = "homeassistant"
+    detections: bool = False
+
+    @property
+    def effective_port(self) -> int:
+        """The port that is used."""
+        return self.port or (8883 if self.tls.enabled else 1883)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class HistorySettings:
     """How much of the past is kept; the oldest events go first."""
 
@@ -158,6 +191,7 @@ class Settings:
     telemetry: TelemetrySettings = field(default_factory=TelemetrySettings)
     gateway: GatewaySettings = field(default_factory=GatewaySettings)
     model: ModelSettings = field(default_factory=ModelSettings)
+    mqtt: MqttSettings = field(default_factory=MqttSettings)
     history: HistorySettings = field(default_factory=HistorySettings)
     cameras: Mapping[str, CameraSettings] = field(default_factory=dict)
     file: Path | None = None

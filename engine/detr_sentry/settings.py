@@ -28,6 +28,8 @@ from detr_sentry._settings_values import (
     LogSettings,
     ModelSettings,
     MotionSettings,
+    MqttSettings,
+    MqttTlsSettings,
     SentrySettings,
     Settings,
     TelemetrySettings,
@@ -35,7 +37,7 @@ from detr_sentry._settings_values import (
     default_state_dir,
 )
 from detr_sentry.errors import SettingsError
-from detr_sentry.source_url import parse_source, redact
+from detr_sentry.source_url import HIDDEN, parse_source, redact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -50,6 +52,8 @@ __all__ = [
     "LogSettings",
     "ModelSettings",
     "MotionSettings",
+    "MqttSettings",
+    "MqttTlsSettings",
     "SentrySettings",
     "Settings",
     "TelemetrySettings",
@@ -58,11 +62,13 @@ __all__ = [
     "change_settings",
     "describe",
     "load_settings",
+    "shown",
     "update_yaml",
 ]
 
 ENVIRONMENT_PREFIX = "DETR_SENTRY_"
 FLAGS_VARIABLE = "DETR_SENTRY_FLAGS"  # JSON: how the supervisor hands its command line to the services, unseen by `ps`
+_SECRET_KEYS = frozenset({"mqtt.password"})
 _OTHER_VARIABLES = {FLAGS_VARIABLE, "DETR_SENTRY_TEST_DATA", "DETR_SENTRY_CACHE", "DETR_SENTRY_CONFIG"}
 
 
@@ -185,13 +191,28 @@ def build_settings(tree: Mapping[str, Any], *, origins: Mapping[str, str], file:
         "telemetry": TelemetrySettings,
         "gateway": GatewaySettings,
         "model": ModelSettings,
+        "mqtt": MqttSettings,
         "history": HistorySettings,
     }
+    if "mqtt" in valid:
+        valid["mqtt"] = _mqtt(valid["mqtt"], origins)
     values = {key: groups[key](**value) if key in groups else value for key, value in valid.items()}
     values.setdefault("state_dir", default_state_dir(values.get("instance", "main")))
     if "name" not in values and "instance" in values:
         values["name"] = f"DETR Sentry {values['instance']}"
     return Settings(**values, cameras=cameras, file=file, origins=dict(origins))
+
+
+def _mqtt(values: dict[str, Any], origins: Mapping[str, str]) -> dict[str, Any]:
+    """The group with its inner values made; half of a login or of an encryption is an error."""
+    tls = MqttTlsSettings(**values.get("tls", {}))
+    if "password" in values and "username" not in values:
+        raise SettingsError(
+            "mqtt.username", "is missing: a password needs a user name", origins.get("mqtt.password", "")
+        )
+    if (tls.ca_file is not None or tls.insecure) and not tls.enabled:
+        raise SettingsError("mqtt.tls.enabled", "must be true where ca_file or insecure is set")
+    return {**values, "tls": tls}
 
 
 def _camera(
@@ -247,8 +268,13 @@ def _known_keys(path: list[str]) -> list[str]:
     return [name for name in node if isinstance(name, str)]
 
 
+def shown(key: str, value: str) -> str:
+    """The text of the setting `key` as people may see it: `HIDDEN` for secrets and for credentials in URLs."""
+    return HIDDEN if key in _SECRET_KEYS else redact(value)
+
+
 def describe(settings: Settings) -> dict[str, dict[str, Any]]:
-    """Every setting by dotted key as `{"value", "origin"}`; credentials in URLs are removed, paths are text."""
+    """Every setting by dotted key as `{"value", "origin"}`; secrets are hidden (see `shown`), paths are text."""
 
     def plain(value: Any) -> Any:
         if isinstance(value, str):
@@ -270,4 +296,8 @@ def describe(settings: Settings) -> dict[str, dict[str, Any]]:
         tree.pop(key)
     for camera in tree["cameras"].values():
         camera.pop("id")
-    return {key: {"value": plain(value), "origin": origin(key)} for key, value in flatten(tree).items() if value != {}}
+    return {
+        key: {"value": shown(key, value) if isinstance(value, str) else plain(value), "origin": origin(key)}
+        for key, value in flatten(tree).items()
+        if value != {}
+    }

@@ -20,6 +20,8 @@ _TEXT = {"type": "string", "minLength": 1}
 _FORMS: dict[Any, dict[str, Any]] = {
     schema.flag: {"type": "boolean"},
     schema.text: _TEXT,
+    schema.secret: {**_TEXT, "writeOnly": True},
+    schema.topic_prefix: {"type": "string", "pattern": "^[^+#$/][^+#/]*(/[^+#/]+)*$", "maxLength": schema.MAX_PREFIX},
     schema.path: _TEXT,
     schema.mirror: _TEXT,
     schema.identifier: {"type": "string", "pattern": f"^{schema.ID_PATTERN.pattern}$"},

@@ -78,6 +78,16 @@ def test_precedence_is_flags_environment_options_file(tmp_path: Path) -> None:
         ({"model": {"mirror": "ftp://models.lan"}}, "model.mirror", "http or https"),
         ({"model": {"mirror": "https://me:secret@models.lan/x"}}, "model.mirror", "without user name"),
         ({"model": {"mirror": "https:///models"}}, "model.mirror", "with a host"),
+        ({"mqtt": {"host": "broker", "password": "x"}}, "mqtt.username", "is missing"),
+        ({"mqtt": {"password": 4711}}, "mqtt.password", "quotes"),
+        ({"mqtt": {"password": "a\nb"}}, "mqtt.password", "control"),
+        ({"mqtt": {"protocol": "4"}}, "mqtt.protocol", "5, 3.1.1"),
+        ({"mqtt": {"discovery": "no"}}, "mqtt.discovery", "auto, always, never"),
+        ({"mqtt": {"discovery_prefix": "home/+"}}, "mqtt.discovery_prefix", "without +"),
+        ({"mqtt": {"discovery_prefix": "home//x"}}, "mqtt.discovery_prefix", "MQTT topic"),
+        ({"mqtt": {"tls": {"ca_file": "ca.pem"}}}, "mqtt.tls.enabled", "must be true"),
+        ({"mqtt": {"tls": {"insecure": "yes"}}}, "mqtt.tls.enabled", "must be true"),
+        ({"mqtt": {"tls": {"ca": "x"}}}, "mqtt.tls.ca", "known here: ca_file"),
         ({"model": {"mirror": "http://[::1"}}, "model.mirror", "is not a URL"),
         ({"instance": "Front Door"}, "instance", "a-z"),
         ({"name": ""}, "name", "text"),
@@ -343,3 +353,29 @@ def test_the_committed_json_schema_is_fresh(capsys: pytest.CaptureFixture[str], 
         assert "stale" in capsys.readouterr().err
         assert settings_json.main([]) == 0
         assert settings_json.main(["--check"]) == 0
+
+
+def test_the_broker_has_the_port_of_its_encryption() -> None:
+    plain, encrypted, own = (
+        build({"mqtt": tree}).mqtt.effective_port
+        for tree in ({"host": "b"}, {"tls": {"enabled": True}}, {"tls": {"enabled": True}, "port": 1})
+    )
+
+    assert (1883, 8883, 1) == (plain, encrypted, own)
+
+
+def test_the_password_of_the_broker_is_shown_nowhere() -> None:
+    settings = load_settings(
+        environ={"DETR_SENTRY_MQTT__PASSWORD": "sesame", "DETR_SENTRY_MQTT__USERNAME": "me"},
+        options={"mqtt": {"host": "broker"}},
+    )
+
+    assert "sesame" == settings.mqtt.password
+    assert "sesame" not in f"{describe(settings)}{settings}"
+    assert {"value": "********", "origin": "environment DETR_SENTRY_MQTT__PASSWORD"} == describe(settings)[
+        "mqtt.password"
+    ]
+    with pytest.raises(SettingsError) as caught:
+        build({"mqtt": {"password": "sesame\n"}})
+
+    assert "sesame" not in str(caught.value)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import dataclasses
 from typing import TYPE_CHECKING, Any
 
-from detr_sentry.settings import flatten
-from detr_sentry.source_url import HIDDEN, redact
+from detr_sentry.settings import flatten, shown
+from detr_sentry.source_url import HIDDEN
 
 from .problems import ProblemError
 
@@ -21,21 +21,21 @@ def keep_secrets(changes: Mapping[str, Any], stored: Settings) -> dict[str, Any]
 
     Raises ProblemError 422 for another value in which something stands for a secret.
     """
-    shown = {
-        key: redact(value)
+    hidden = {
+        key: shown(key, value)
         for key, value in flatten(dataclasses.asdict(stored)).items()
-        if isinstance(value, str) and redact(value) != value
+        if isinstance(value, str) and shown(key, value) != value
     }
-    return _keep(changes, shown, "")
+    return _keep(changes, hidden, "")
 
 
-def _keep(changes: Mapping[str, Any], shown: Mapping[str, str], prefix: str) -> dict[str, Any]:
+def _keep(changes: Mapping[str, Any], hidden: Mapping[str, str], prefix: str) -> dict[str, Any]:
     kept: dict[str, Any] = {}
     for name, value in changes.items():
         key = f"{prefix}{name}"
         if isinstance(value, dict):
-            kept[name] = _keep(value, shown, f"{key}.")
-        elif isinstance(value, str) and shown.get(key) == value:
+            kept[name] = _keep(value, hidden, f"{key}.")
+        elif isinstance(value, str) and hidden.get(key) == value:
             continue
         elif isinstance(value, str) and HIDDEN in value:
             text = f"{key}: {HIDDEN} stands for a secret: send the secret, or leave the key out"

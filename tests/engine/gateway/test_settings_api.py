@@ -123,7 +123,7 @@ async def test_a_source_sent_back_as_it_was_shown_keeps_its_password(stored: Run
 
 
 async def test_a_new_source_replaces_the_old_one_with_its_password(stored: Running) -> None:
-    source = "rtsp://other:word@camera.local/stream"
+    source = "rtsp://other:pa55@camera.local/stream"
     status, body = await stored.send("PATCH", "/api/v1/settings", json={"cameras": {"door": {"source": source}}})
     again, _ = await stored.send(
         "PATCH",
@@ -132,12 +132,12 @@ async def test_a_new_source_replaces_the_old_one_with_its_password(stored: Runni
     )
     text = await asyncio.to_thread(text_of, stored)
 
-    assert (200, 200, FILE.replace("user:secret", "other:word").replace("stream  #", "stream   #")) == (
+    assert (200, 200, FILE.replace("user:secret", "other:pa55").replace("stream  #", "stream   #")) == (
         status,
         again,
         text,
     )
-    assert "word" not in str(body)
+    assert "pa55" not in str(body)
 
 
 async def test_what_stands_for_a_secret_does_not_replace_it(stored: Running) -> None:
@@ -175,3 +175,16 @@ async def test_without_a_file_there_is_nothing_to_change(running: Running) -> No
     status, problem = await running.send("PATCH", "/api/v1/settings", json={"name": "x"})
 
     assert (409, "no_settings_file") == (status, problem["code"])
+
+
+async def test_the_password_of_the_broker_is_hidden_and_kept(stored: Running) -> None:
+    login = {"mqtt": {"host": "broker", "username": "me", "password": "sesame"}}
+    _, first = await stored.send("PATCH", "/api/v1/settings", json=login)
+    shown = {key: first["settings"][f"mqtt.{key}"]["value"] for key in ("host", "username", "password")}
+    status, again = await stored.send("PATCH", "/api/v1/settings", json={"mqtt": {**shown, "port": 1884}})
+    text = await asyncio.to_thread(text_of, stored)
+
+    assert (200, "********") == (status, shown["password"])
+    assert "sesame" not in f"{first}{again}"
+    assert "password: sesame" in text
+    assert "port: 1884" in text
