@@ -17,7 +17,7 @@ from io import FileIO
 from typing import TYPE_CHECKING
 
 from detr_sentry.errors import ModelError, ModelRefusedError, StorageError
-from detr_sentry.models.web import BrokenLinkError, HttpLimits, open_range
+from detr_sentry.models.web import MEND, BrokenLinkError, HttpLimits, open_range
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -99,7 +99,11 @@ def _locked(part: Path) -> Iterator[FileIO]:
             ours = False
         if not ours:
             raise ModelError(f"{part.name}: another pull of this model is running")
-        yield file
+        try:
+            yield file
+        finally:
+            if os.fstat(file.fileno()).st_size == 0:
+                part.unlink(missing_ok=True)
 
 
 def _size(file: FileIO, most: int) -> int:
@@ -130,10 +134,11 @@ def _collect(address: str, file: FileIO, size: int, progress: Progress, limits: 
             failed = 0 if done >= best + _FRUITFUL else failed + 1
             best = max(best, done)
             if failed >= limits.attempts:
-                kept = f"; {done} of {size} bytes are kept, the same command goes on from there" if done else ""
-                raise ModelError(f"{address}: {error}{kept}") from error
+                mend = f"{done} of {size} bytes are kept, the same command goes on from there" if done else MEND
+                raise ModelError(f"{address}: {error}; {mend}") from error
             wait_s = limits.back_off_s * 2 ** max(0, failed - 1)
-            progress.note(f"{error}; going on at {done / 1e6:.1f} MB in {wait_s:g} s")
+            where = f"going on at {done / 1e6:.1f} MB" if done else "trying again"
+            progress.note(f"{error}; {where} in {wait_s:g} s")
             time.sleep(wait_s)
 
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _PASSING = frozenset({408, 425, 429, 500, 502, 503, 504})
 """Answers that a later attempt may not get again."""
+MEND = "set model.mirror to another place, or fetch the file yourself and `detr-sentry models import` it"
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-\d+/(\d+|\*)")
 
 
@@ -122,8 +123,7 @@ def _answer(error: urllib.error.HTTPError, address: str) -> Exception:
         return BrokenLinkError(f"the server answered {error.code} {error.reason}")
     if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
         return ModelRefusedError(f"{address}: is shorter than the catalogue says")
-    mend = "set model.mirror to another place, or fetch the file yourself and `detr-sentry models import` it"
-    return ModelError(f"{address}: the server answered {error.code} {error.reason}; {mend}")
+    return ModelError(f"{address}: the server answered {error.code} {error.reason}; {MEND}")
 
 
 def _reason(error: Exception) -> str:
