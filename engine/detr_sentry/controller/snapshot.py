@@ -5,25 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-import simplejpeg
-
-from detr_sentry.errors import BadFrameError
-from detr_sentry.ipc.messages import FrameView, PixelFormat
-from detr_sentry.jpeg import insert_dht
+from detr_sentry.ipc.messages import FrameView
+from detr_sentry.pictures import to_jpeg
 
 if TYPE_CHECKING:
+    from detr_sentry.ipc.messages import PixelFormat
     from detr_sentry.ipc.ring import RingReader
     from detr_sentry.sentry.events import Best
-
-    Plane = np.ndarray[tuple[int, ...], np.dtype[np.uint8]]
-
-QUALITY = 85
-
-# Cameras and video streams use the range 16..235 (chroma 16..240) of ITU-R BT.601, JPEG the whole of 0..255.
-_LEVELS = np.arange(256, dtype=np.float32)
-_LUMA = np.clip(np.rint((_LEVELS - 16) * 255 / 219), 0, 255).astype(np.uint8)
-_CHROMA = np.clip(np.rint((_LEVELS - 128) * 255 / 224 + 128), 0, 255).astype(np.uint8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,36 +65,4 @@ def _copy(view: FrameView, best: Best) -> Picture | None:
 
 def encode_picture(picture: Picture) -> bytes:
     """The picture as JPEG: the camera's own where it sends JPEG, with Huffman tables. Raises BadFrameError."""
-    try:
-        return _encode(picture)
-    except (ValueError, RuntimeError) as error:
-        raise BadFrameError(
-            "unencodable", f"{picture.width} x {picture.height} {picture.pixel_format.name}: {error}"
-        ) from error
-
-
-def _encode(picture: Picture) -> bytes:
-    width, height = picture.width, picture.height
-    pixels = np.frombuffer(picture.data, np.uint8)
-    match picture.pixel_format:
-        case PixelFormat.MJPEG:
-            return insert_dht(picture.data)
-        case PixelFormat.I420:
-            half = ((height + 1) // 2, (width + 1) // 2)
-            luma, chroma = width * height, half[0] * half[1]
-            y, u, v = pixels[:luma], pixels[luma : luma + chroma], pixels[luma + chroma :]
-            return _encode_planes(y.reshape(height, width), u.reshape(half), v.reshape(half))
-        case PixelFormat.YUYV:
-            rows = pixels.reshape(height, width * 2)
-            return _encode_planes(rows[:, 0::2], rows[:, 1::4], rows[:, 3::4])
-        case PixelFormat.RGB24:
-            image = pixels.reshape(height, width, 3)
-            return bytes(simplejpeg.encode_jpeg(image, quality=QUALITY, colorspace="RGB", colorsubsampling="420"))
-        case PixelFormat.GRAY8:
-            image = pixels.reshape(height, width, 1)
-            return bytes(simplejpeg.encode_jpeg(image, quality=QUALITY, colorspace="GRAY", colorsubsampling="Gray"))
-
-
-def _encode_planes(y: Plane, u: Plane, v: Plane) -> bytes:
-    planes = (_LUMA[y], _CHROMA[u], _CHROMA[v])
-    return bytes(simplejpeg.encode_jpeg_yuv_planes(*planes, quality=QUALITY))
+    return to_jpeg(picture.data, picture.pixel_format, picture.width, picture.height)

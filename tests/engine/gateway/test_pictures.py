@@ -6,13 +6,19 @@ import numpy as np
 import pytest
 import simplejpeg
 
+from detr_sentry import pictures
 from detr_sentry.errors import BadFrameError
-from detr_sentry.gateway.pictures import FrameInfo, Picture, boxed_jpeg, full_jpeg, small_jpeg, to_rgb
+from detr_sentry.gateway.pictures import FrameInfo, Picture, boxed_jpeg, full_jpeg, small_jpeg
 from detr_sentry.ipc.messages import PixelFormat
 
 COLOUR = (200, 120, 40)
 # Limited-range BT.601 of COLOUR, as cameras deliver YUV.
 Y, U, V = 132, 81, 169
+
+
+def to_rgb(frame: Picture, min_width: int = 0) -> Any:
+    info = frame.info
+    return pictures.to_rgb(frame.data, info.pixel_format, info.width, info.height, min_width=min_width)
 
 
 def picture(pixel_format: PixelFormat, data: bytes, width: int = 64, height: int = 48) -> Picture:
