@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-import platform
-from datetime import UTC, datetime
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from detr_sentry.provenance import provenance, write_result
 
 if TYPE_CHECKING:
     import argparse
@@ -37,31 +36,11 @@ def run(arguments: argparse.Namespace, _settings: Settings) -> int:
     for name in names:
         result = import_module(f"detr_sentry.bench.{name}").measure(quick=arguments.quick)
         well &= all(budget["met"] for budget in result.get("budgets", {}).values())
-        result = {"benchmark": name, **machine(), "quick": arguments.quick, **result}
-        text = json.dumps(result, indent=2)
+        result = {"benchmark": name, **provenance(), "quick": arguments.quick, **result}
         if arguments.output:
-            arguments.output.mkdir(parents=True, exist_ok=True)
-            (arguments.output / f"{name}.json").write_text(text + "\n", encoding="utf-8")
-        print(text if arguments.json else table(result))
+            write_result(arguments.output / f"{name}.json", result)
+        print(json.dumps(result, indent=2) if arguments.json else table(result))
     return int(not well)
-
-
-def machine() -> dict[str, Any]:
-    """What was measured on, for a result file: time, processor, cores, load, versions."""
-    model = next(
-        (line.split(":", 1)[1].strip() for line in _lines("/proc/cpuinfo") if line.startswith("model name")),
-        platform.processor() or platform.machine(),
-    )
-    return {
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "machine": {
-            "processor": model,
-            "cores": len(os.sched_getaffinity(0)),
-            "load_before": round(os.getloadavg()[0], 2),
-            "kernel": platform.release(),
-            "python": platform.python_version(),
-        },
-    }
 
 
 def table(result: dict[str, Any]) -> str:
@@ -77,17 +56,10 @@ def table(result: dict[str, Any]) -> str:
 def _figures(node: dict[str, Any], prefix: str = "") -> list[tuple[str, str]]:
     rows: list[tuple[str, str]] = []
     for key, value in node.items():
-        if key in {"benchmark", "date", "machine", "budgets", "quick"} and not prefix:
+        if key in {"benchmark", "date", "command", "machine", "budgets", "quick"} and not prefix:
             continue
         if isinstance(value, dict):
             rows += _figures(value, f"{prefix}{key}.")
         else:
             rows.append((f"{prefix}{key}", f"{value:.3f}" if isinstance(value, float) else str(value)))
     return rows
-
-
-def _lines(path: str) -> list[str]:
-    try:
-        return Path(path).read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return []

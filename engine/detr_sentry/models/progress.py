@@ -1,4 +1,4 @@
-"""How far a long download is, on a terminal as a bar, elsewhere as a few lines."""
+"""How far long work is, on a terminal as a bar, elsewhere as a few lines."""
 
 from __future__ import annotations
 
@@ -16,12 +16,24 @@ _RATE_AFTER_S = 0.5
 
 
 class Progress:
-    """Shows the bytes done of `total` on `stream`; `clock` gives seconds. Use it as a context manager."""
+    """Shows what is done of `total` on `stream`: bytes as megabytes, or whole pieces of a `unit`.
 
-    def __init__(self, label: str, total: int, stream: TextIO, *, clock: Callable[[], float] = time.monotonic) -> None:
+    `clock` gives seconds. Use it as a context manager.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        total: int,
+        stream: TextIO,
+        *,
+        unit: str = "",
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._label = label
         self._total = total
         self._stream = stream
+        self._unit = unit
         self._clock = clock
         self._terminal = stream.isatty()
         self._every_s = _BAR_EVERY_S if self._terminal else _LINE_EVERY_S
@@ -36,16 +48,14 @@ class Progress:
         self.end_line()
 
     def update(self, done: int) -> None:
-        """`done` bytes are here now; what was there at the first call counts for no rate."""
+        """`done` bytes or pieces are here now; what was there at the first call counts for no rate."""
         now = self._clock()
         if self._begun is None or done < self._begun[1]:
             self._begun = now, done
         if now < self._next_s and done < self._total:
             return
         self._next_s = now + self._every_s
-        text = (
-            f"{self._label}  {self._share(done)}  {done / 1e6:.1f} of {self._total / 1e6:.1f} MB{self._rate(now, done)}"
-        )
+        text = f"{self._label}  {self._share(done)}  {self._amounts(done)}{self._rate(now, done)}"
         if self._terminal:
             self._stream.write(f"\r{text}\x1b[K")
             self._open_line = True
@@ -72,10 +82,16 @@ class Progress:
         filled = int(share * _BAR)
         return f"[{'#' * filled}{'.' * (_BAR - filled)}] {share:4.0%}"
 
+    def _amounts(self, done: int) -> str:
+        if self._unit:
+            return f"{done} of {self._total} {self._unit}"
+        return f"{done / 1e6:.1f} of {self._total / 1e6:.1f} MB"
+
     def _rate(self, now: float, done: int) -> str:
         since, had = self._begun or (now, done)
         if now - since < _RATE_AFTER_S or done <= had:
             return ""
         rate = (done - had) / (now - since)
         left_s = int((self._total - done) / rate)
-        return f"  {rate / 1e6:.1f} MB/s  {left_s // 60}:{left_s % 60:02d} left"
+        speed = f"{rate:.1f}" if self._unit else f"{rate / 1e6:.1f} MB"
+        return f"  {speed}/s  {left_s // 60}:{left_s % 60:02d} left"
