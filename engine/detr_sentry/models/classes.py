@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
 
+UNUSED = "-"
+"""Stands in a list of names for a number that no class has."""
 OWN_ID_BASE = 100
 """Above COCO's 90, so that an id has one meaning."""
 MAX_CLASSES = 4096
@@ -79,7 +81,7 @@ def own_classes(labels: Mapping[int, str], what: str) -> ClassTable:
 
 
 def read_labels(path: Path) -> dict[int, str]:
-    """The names in a text file, one a line, from class 0. Raises ModelRefusedError."""
+    """The names in a text file, one a line, from class 0; `-` where a number has no class. Raises ModelRefusedError."""
     try:
         if path.stat().st_size > _MAX_LABELS_BYTES:
             raise ModelRefusedError(f"{path}: too large for a list of class names")
@@ -88,12 +90,16 @@ def read_labels(path: Path) -> dict[int, str]:
         raise ModelRefusedError(f"{path}: cannot be read as text: {error}") from error
     while lines and not lines[-1].strip():
         lines.pop()
-    return {number: line.strip() for number, line in enumerate(lines)}
+    return _numbered(lines)
 
 
 def split_labels(text: str) -> dict[int, str]:
-    """The names in a text with commas, from class 0."""
-    return {number: name.strip() for number, name in enumerate(text.split(","))}
+    """The names in a text with commas, from class 0; `-` for a number without a class."""
+    return _numbered(text.split(","))
+
+
+def _numbered(names: Sequence[str]) -> dict[int, str]:
+    return {number: name.strip() for number, name in enumerate(names) if name.strip() != UNUSED}
 
 
 def _own(number: int, name: str, what: str) -> ModelClass:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from detr_sentry.models import commands_store
 from detr_sentry.models.bake import bake
+from detr_sentry.models.build import add_build_arguments, run_build
 from detr_sentry.models.catalog import read_catalog
 from detr_sentry.models.export import VARIANTS
 from detr_sentry.models.resolve import resolve_model
@@ -44,6 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     baking.add_argument(
         "--classes", help="names of the classes to report, with commas, or `all` (model.labels of the settings)"
     )
+    add_build_arguments(actions)
     for action in (importing, exporting, baking):
         action.add_argument("--name", help="the model's name (that of the file)")
         action.add_argument("--labels", help="names of all the model's classes from class 0, if they are not COCO's")
@@ -71,6 +73,8 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
             return commands_store.run_export(arguments, settings)
         case "remove":
             return commands_store.run_remove(arguments, settings)
+        case "build":
+            return run_build(arguments, settings)
         case _:
             return _bake(arguments, settings)
 

@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detr_sentry.errors import ModelError, ModelRefusedError
+from detr_sentry.errors import ModelError
 from detr_sentry.models import store
 from detr_sentry.models.catalog import read_catalog
 from detr_sentry.models.classes import read_labels, split_labels
@@ -197,9 +197,9 @@ def _user_of(name: str, cache: Path, settings: Settings) -> str | None:
     if settings.model.name == name:
         return "it is model.name of the settings"
     titles = {name}
-    own = store.own_model(name, cache)
-    if own is not None and own.labels is None:
-        with contextlib.suppress(ModelRefusedError):
+    with contextlib.suppress(ModelError):
+        own = store.own_model(name, cache)
+        if own is not None and own.labels is None:
             titles.add(load_baked(own.file)[0].name)
     beat = read_heartbeat(Layout(settings.shm_root, settings.instance).heartbeat("inference"))
     if beat is not None and not beat.overdue(time.monotonic_ns()) and beat.status.get("model") in titles:

@@ -82,10 +82,11 @@ def _written(folder: Path, returned: object) -> Path:
 
 
 def _labels(names: object) -> dict[int, str] | None:
-    """The names by class number: a list from 0, or in older packages a mapping of ids in the same order."""
+    """The names by class number; None for COCO's. Older packages, which do not renumber classes, give numbers too."""
     if isinstance(names, dict):
-        names = [names[key] for key in sorted(names)]
-    if not isinstance(names, list | tuple) or not names:
+        numbered = {int(number): str(name) for number, name in names.items()}
+    elif isinstance(names, list | tuple):
+        numbered = {number: str(name) for number, name in enumerate(names)}
+    else:
         return None
-    ordered = [str(name) for name in names]
-    return None if ordered == list(COCO_LABELS.values()) else dict(enumerate(ordered))
+    return None if not numbered or list(numbered.values()) == list(COCO_LABELS.values()) else numbered

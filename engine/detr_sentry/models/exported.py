@@ -1,4 +1,4 @@
-"""What an RF-DETR export says about itself: since rfdetr 1.12 its metadata names the classes and the normalisation."""
+"""What an RF-DETR export says about itself: newer ones name their classes and normalisation."""
 
 from __future__ import annotations
 

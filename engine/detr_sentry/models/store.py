@@ -6,6 +6,7 @@ model at once.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import re
@@ -132,9 +133,14 @@ def own_model(name: str, cache: Path) -> OwnModel | None:
 
 
 def own_models(cache: Path) -> dict[str, OwnModel]:
-    """All imported models by name; those with a spoiled manifest raise ModelError."""
-    names = sorted(path.stem for path in (cache / "own").glob("*.json"))
-    return {name: model for name in names if (model := own_model(name, cache)) is not None}
+    """All imported models by name, without those whose manifest is spoiled."""
+    found: dict[str, OwnModel] = {}
+    for path in sorted((cache / "own").glob("*.json")):
+        with contextlib.suppress(ModelError):
+            model = own_model(path.stem, cache)
+            if model is not None:
+                found[model.name] = model
+    return found
 
 
 def files_of(name: str, cache: Path) -> list[Path]:

@@ -21,7 +21,7 @@ Command = Callable[..., tuple[int, str, str]]
 
 
 FAKE = '''
-"""Stands in for the package rfdetr, which is not installed here: recorded from its source, {version}."""
+"""Stands in for the package rfdetr, which is not installed here: recorded from its source, {version} version."""
 from pathlib import Path
 DATA = bytes.fromhex({data!r})
 
@@ -53,7 +53,7 @@ def fake_rfdetr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
         model: onnx.ModelProto, *, class_names: object, newer: bool = True, file: str = "", extra: str = "pass"
     ) -> None:
         text = FAKE.format(
-            version="1.12" if newer else "1.4",
+            version="a newer" if newer else "an older",
             data=model.SerializeToString().hex(),
             class_names=class_names,
             file=file or ("rfdetr-medium.onnx" if newer else "inference_model.onnx"),
@@ -70,7 +70,7 @@ def fake_rfdetr(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[...
     return install
 
 
-@pytest.mark.parametrize("newer", [True, False], ids=["rfdetr 1.12", "rfdetr 1.4"])
+@pytest.mark.parametrize("newer", [True, False], ids=["a newer rfdetr", "an older rfdetr"])
 def test_a_catalogue_model_is_exported_and_kept(
     newer: bool, command: Command, fake_rfdetr: Callable[..., None], rfdetr: Builder, tmp_path: Path
 ) -> None:
@@ -86,13 +86,14 @@ def test_a_catalogue_model_is_exported_and_kept(
 
 
 @pytest.mark.parametrize(
-    ("newer", "class_names"),
-    [(True, ["cat", "person"]), (False, {1: "cat", 2: "person"})],
+    ("newer", "class_names", "number"),
+    [(True, ["cat", "person"], 1), (False, {1: "cat", 2: "person"}, 2)],
     ids=["a list", "ids from 1, as older packages have"],
 )
 def test_an_own_checkpoint_brings_its_class_names(
     newer: bool,
     class_names: object,
+    number: int,
     command: Command,
     fake_rfdetr: Callable[..., None],
     rfdetr: Builder,
@@ -106,7 +107,7 @@ def test_an_own_checkpoint_brings_its_class_names(
 
     assert (status, err) == (0, "")
     contract = resolve_model(ModelSettings(name="yard"), tmp_path / "state").contract
-    assert (contract.layout, contract.numbers, dict(contract.labels)) == ("contiguous", {1: 1}, {1: "person"})
+    assert (contract.layout, contract.numbers, dict(contract.labels)) == ("contiguous", {1: number}, {1: "person"})
 
 
 @pytest.mark.parametrize(

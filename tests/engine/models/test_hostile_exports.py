@@ -215,3 +215,13 @@ def test_a_foreign_deim_export_is_refused(harm: Harm, reason: str, deim: Builder
 
     with pytest.raises(ModelRefusedError, match=reason):
         bake(model.SerializeToString(), tmp_path / "baked.onnx")
+
+
+def test_a_deim_export_whose_outputs_differ_in_rows_is_refused(deim: Builder, tmp_path: Path) -> None:
+    model = deim(labels=np.zeros(4), boxes=np.ones((4, 4)), scores=np.ones(4))
+    boxes = next(tensor for tensor in model.graph.initializer if tensor.name == "shares")
+    boxes.CopyFrom(numpy_helper.from_array(np.ones((1, 9, 4), np.float32), "shares"))
+    model.graph.output[1].type.tensor_type.shape.dim[1].dim_value = 9
+
+    with pytest.raises(ModelRefusedError, match=r"model: its outputs disagree on the number of queries: \[4, 9\]"):
+        bake(model.SerializeToString(), tmp_path / "baked.onnx")

@@ -82,12 +82,12 @@ def test_the_manifest_keeps_both_ways_to_number_classes(
 
 
 def test_labels_come_from_a_file(command: Command, rfdetr: Builder, tmp_path: Path) -> None:
-    file = save(rfdetr(slots=3), tmp_path / "own.onnx")
-    (tmp_path / "labels.txt").write_text("cat\nperson\nred fox\n\n")
+    file = save(rfdetr(slots=4), tmp_path / "own.onnx")
+    (tmp_path / "labels.txt").write_text("cat\n-\nperson\nred fox\n\n")
 
     status, out, _ = command("import", file, "--labels-file", "labels.txt", "--json")
 
-    assert (status, json.loads(out)["numbers"]) == (0, {"1": 1})
+    assert (status, json.loads(out)["numbers"]) == (0, {"1": 2})
     assert store.own_models(tmp_path / "state" / "models")["own"].classes == ("person", "cat", "red fox")
 
 
@@ -234,12 +234,15 @@ def test_a_model_that_answers_nonsense_is_not_kept(
     ["", "[]", "{}", '{"format": 2}', '{"format": 1, "input": [1]}'],
     ids=["empty", "list", "none", "2", "short"],
 )
-def test_a_spoiled_manifest_says_import_again(text: str, rfdetr: Builder, cache: Path, tmp_path: Path) -> None:
+def test_a_spoiled_manifest_says_import_again(text: str, command: Command, cache: Path, tmp_path: Path) -> None:
     (cache / "own").mkdir(parents=True)
     (cache / "own" / "door.json").write_text(text)
 
     with pytest.raises(ModelError, match=r"door\.json: is spoiled .*; import the model again"):
         resolve_model(ModelSettings(name="door"), tmp_path / "state")
+    assert store.own_models(cache) == {}
+    status, out, _ = command("remove", "door")
+    assert (status, out) == (0, f"removed {cache / 'own' / 'door.json'}\n")
 
 
 def test_a_manifest_of_another_format_is_not_read(

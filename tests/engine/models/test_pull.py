@@ -132,6 +132,15 @@ def test_wrong_bytes_leave_nothing(command: Command, host: Host, places: Path, d
     assert list((places / "pulled").iterdir()) == []
 
 
+def test_a_place_that_is_taken_is_named(command: Command, host: Host, places: Path) -> None:
+    (places / "pulled" / "tiny.onnx").mkdir(parents=True)
+
+    status, _, err = command("pull", "tiny", "--mirror", host.url)
+
+    assert status == 1
+    assert f"{places}/pulled/tiny.onnx: cannot be written: Is a directory" in err
+
+
 def test_the_mirror_of_the_settings_may_be_a_folder(
     command: Command, places: Path, data: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
