@@ -98,6 +98,34 @@ def check(
     return verdicts
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparison:
+    """How another form of a model does against the model itself; `difference` is empty where both find the same."""
+
+    finite: bool
+    difference: str
+    speedup: float
+
+
+def compare(data: bytes, other: bytes, contract: ModelContract, *, threads: int | None) -> Comparison:
+    """Runs two forms of one model in ONNX Runtime on the built-in pictures. Raises BackendError if one does not run."""
+    images = pictures(contract.width, contract.height)
+    reference = open_backend(REFERENCE, data, contract, threads=threads)
+    backend = open_backend(REFERENCE, other, contract, threads=threads)
+    found = []
+    finite = True
+    for number, image in enumerate(images, 1):
+        rows = backend.run(image)
+        finite &= bool(np.isfinite(rows).all())
+        difference = differences(reference.run(image), rows)
+        if difference:
+            found.append(f"picture {number}: {difference}")
+    ours, theirs = _time(backend, reference, images)
+    backend.close()
+    reference.close()
+    return Comparison(finite=finite, difference="; ".join(found), speedup=theirs / ours)
+
+
 def choose(verdicts: Sequence[Verdict]) -> Choice:
     """The fastest backend that passed, if the change is worth it; else ONNX Runtime."""
     best = max(verdicts, key=lambda verdict: verdict.speedup, default=None)

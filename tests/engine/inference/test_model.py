@@ -183,3 +183,30 @@ def test_a_backend_that_is_not_installed_is_an_error_that_says_what_is(
         BackendError, match=r"'openvino' is not installed .*pip install openvino.*installed: onnxruntime"
     ):
         open_backend("openvino", data, contract)
+
+
+def test_cuda_that_does_not_start_is_said_and_the_cpu_reported(
+    bright_detector: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    import onnxruntime
+
+    contract, data = load_baked(bright_detector())
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("CUDA is really here")
+    real = onnxruntime.InferenceSession
+    both = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    asked: list[list[str]] = []
+
+    def without_a_driver(model: bytes, options: object, *, providers: list[str]) -> object:
+        """What onnxruntime-gpu does on a machine without a driver: it falls back without an error."""
+        asked.append(providers)
+        return real(model, options, providers=["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: both)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", without_a_driver)
+    backend = open_backend("onnxruntime", data, contract, threads=1)
+    backend.close()
+
+    assert asked == [both]
+    assert backend.provider == "CPU"
+    assert "ONNX Runtime has CUDA, but it does not start here: bright runs on CPU" in caplog.text
