@@ -76,8 +76,10 @@ def build_parser() -> argparse.ArgumentParser:
     doctor.add_argument("--json", action="store_true", help="print JSON")
     doctor.add_argument("--clean", action="store_true", help="remove what a killed engine left in shared memory")
 
-    models = _command(commands, "models", _lazy("detr_sentry.models.commands", "run"), "look at, bake and check models")
-    _add_lazily(models, "detr_sentry.models.commands")
+    models = _command(
+        commands, "models", _lazy("detr_sentry.model_commands.commands", "run"), "pull, import, check models"
+    )
+    _add_lazily(models, "detr_sentry.model_commands.commands")
     evaluate = _command(commands, "eval", _lazy("detr_sentry.models.evaluate", "run"), "measure a model's accuracy")
     _add_lazily(evaluate, "detr_sentry.models.evaluate")
     bench = _command(commands, "bench", _lazy("detr_sentry.bench.commands", "run"), "measure speed against the budgets")

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from detr_sentry.models import commands_store
+from detr_sentry.model_commands import changes
 from detr_sentry.models.bake import bake
 from detr_sentry.models.build import add_build_arguments, run_build
 from detr_sentry.models.catalog import read_catalog
@@ -66,13 +67,13 @@ def run(arguments: argparse.Namespace, settings: Settings) -> int:
         case "info":
             return _info(arguments, settings)
         case "pull":
-            return commands_store.run_pull(arguments, settings)
+            return changes.run_pull(arguments, settings)
         case "import":
-            return commands_store.run_import(arguments, settings)
+            return changes.run_import(arguments, settings)
         case "export":
-            return commands_store.run_export(arguments, settings)
+            return changes.run_export(arguments, settings)
         case "remove":
-            return commands_store.run_remove(arguments, settings)
+            return changes.run_remove(arguments, settings)
         case "build":
             return run_build(arguments, settings)
         case _:
@@ -92,14 +93,16 @@ def _list(settings: Settings, *, as_json: bool) -> int:
         shape = {"input": model.input, "bytes": model.bytes, "classes": model.classes, "ap": None, "licence": "-"}
         rows.append({**named, **shape, "here": True, "own": True})
     if as_json:
-        print(json.dumps({"models": rows}, indent=2))
+        sys.stdout.write(json.dumps({"models": rows}, indent=2) + "\n")
         return 0
     width = max(len(row["name"]) for row in rows)
     for row in rows:
         size = f"{row['input'][0]}x{row['input'][1]}"
         accuracy = "AP   -  " if row["ap"] is None else f"AP {row['ap']:4.1f}"
         place = "here" if row["here"] else "export" if row["bytes"] is None else f"{row['bytes'] / 1e6:.0f} MB"
-        print(f"{row['name']:<{width}} {size:>8}  {accuracy}  {row['licence']:<11} {place:<7} {row['title']}")
+        sys.stdout.write(
+            f"{row['name']:<{width}} {size:>8}  {accuracy}  {row['licence']:<11} {place:<7} {row['title']}\n"
+        )
     return 0
 
 
@@ -120,7 +123,7 @@ def _info(arguments: argparse.Namespace, settings: Settings) -> int:
     shown = {"path": str(resolved.path), "bytes": len(resolved.data), "embedded": resolved.embedded}
     about: dict[str, Any] = {key: known[key] for key in ("licence", "source", "ap", "ap50", "note") if key in known}
     origin = {} if own is None else {"origin": own.origin}
-    _show({**commands_store.describe(resolved.contract), **shown, **about, **origin}, as_json=arguments.json)
+    _show({**changes.describe(resolved.contract), **shown, **about, **origin}, as_json=arguments.json)
     return 0
 
 
@@ -130,17 +133,17 @@ def _bake(arguments: argparse.Namespace, settings: Settings) -> int:
         arguments.source,
         arguments.destination,
         classes=None if arguments.classes == "all" else names or settings.model.labels,
-        labels=commands_store.labels_of(arguments),
+        labels=changes.labels_of(arguments),
         name=arguments.name,
-        threshold=commands_store.threshold_of(arguments),
+        threshold=changes.threshold_of(arguments),
     )
-    _show({**commands_store.describe(contract), "path": str(arguments.destination)}, as_json=arguments.json)
+    _show({**changes.describe(contract), "path": str(arguments.destination)}, as_json=arguments.json)
     return 0
 
 
 def _show(values: dict[str, Any], *, as_json: bool) -> None:
     if as_json:
-        print(json.dumps(values, indent=2))
+        sys.stdout.write(json.dumps(values, indent=2) + "\n")
         return
     for key, value in values.items():
         match value:
@@ -150,4 +153,4 @@ def _show(values: dict[str, Any], *, as_json: bool) -> None:
                 text = ", ".join(str(item) for item in value)
             case _:
                 text = str(value)
-        print(f"{key:<14} {text}")
+        sys.stdout.write(f"{key:<14} {text}\n")

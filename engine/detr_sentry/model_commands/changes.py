@@ -12,6 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from detr_sentry.errors import ModelError
+from detr_sentry.inference.backends import open_backend
+from detr_sentry.inference.model import Detector
+from detr_sentry.ipc.heartbeat import read_heartbeat
+from detr_sentry.ipc.layout import Layout
 from detr_sentry.models import store
 from detr_sentry.models.catalog import read_catalog
 from detr_sentry.models.classes import read_labels, split_labels
@@ -169,9 +173,6 @@ def _import(
 
 def _check_answers(contract: ModelContract, baked: bytes) -> None:
     """Runs a baked model once, on gray. Raises ModelRefusedError or BackendError if it answers nonsense."""
-    from detr_sentry.inference.backends import open_backend
-    from detr_sentry.inference.model import Detector
-
     backend = open_backend("onnxruntime", baked, contract)
     try:
         Detector(contract, backend, class_ids=frozenset(contract.labels), floor=0.0).warm_up()
@@ -191,9 +192,6 @@ def _ready(name: str, settings: Settings, *, as_json: bool) -> None:
 
 def _user_of(name: str, cache: Path, settings: Settings) -> str | None:
     """Who uses a model: the settings, or the engine that runs with them."""
-    from detr_sentry.ipc.heartbeat import read_heartbeat
-    from detr_sentry.ipc.layout import Layout
-
     if settings.model.name == name:
         return "it is model.name of the settings"
     titles = {name}
