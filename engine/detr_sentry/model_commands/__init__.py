@@ -1,0 +1,1 @@
+"""`detr-sentry models`: the commands around the store of models."""
