@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 BENCHMARKS = {
     "ipc": "shared memory: torn reads, publish, lease, detections",
+    "inference": "a model's time in every backend, and the engine's work before and after it",
     "pipeline": "engine CPU per 1080p frame against decode, two copies and re-encode",
 }
 

@@ -192,8 +192,9 @@ def _projector(graph: _Graph, maps: Sequence[str], grid: int) -> str:
     return graph.reshape(last, 1, grid * grid, _HIDDEN)
 
 
-def _boxes(graph: _Graph, value: str, reference: str, out: str | None = None) -> str:
+def _boxes(graph: _Graph, value: str, reference: str, scope: str, out: str | None = None) -> str:
     """`reference` boxes moved and scaled by a three-layer head of `value`."""
+    graph.within(f"{scope}bbox_embed")
     for _ in range(2):
         value = graph.op("Relu", graph.linear(value, _HIDDEN, _HIDDEN))
     delta = graph.linear(value, _HIDDEN, 4, scale=0.05)
@@ -220,7 +221,8 @@ def _decoder(graph: _Graph, memory: str, shape: Shape) -> None:
     graph.nodes.append(
         helper.make_node("TopK", [best, graph.constant([queries])], [f"{best}_values", chosen], name=f"{best}_TopK")
     )
-    refined = _boxes(graph, encoded, proposals)
+    refined = _boxes(graph, encoded, proposals, "transformer/enc_out_")
+    graph.within("transformer/decoder")
     flat = graph.op("Reshape", chosen, graph.constant([queries]))
     reference = graph.op("Gather", refined, flat, axis=1)
     angles = graph.constant((np.pi * 2 / 10_000.0 ** (np.arange(64) / 64)).astype(np.float32))
@@ -241,7 +243,8 @@ def _decoder(graph: _Graph, memory: str, shape: Shape) -> None:
         state = graph.norm(graph.op("Add", state, graph.linear(inner, _FEED_FORWARD, _HIDDEN)), _HIDDEN)
     graph.within("heads")
     state = graph.norm(state, _HIDDEN)
-    _boxes(graph, state, reference, out="dets")
+    _boxes(graph, state, reference, "", out="dets")
+    graph.within("class_embed")
     logits = graph.linear(state, _HIDDEN, _CLASSES)
     graph.op("Sub", logits, graph.constant(4.6), out="labels")  # the focal prior: nothing is sure
 
