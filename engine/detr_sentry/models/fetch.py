@@ -149,7 +149,12 @@ def _attempt(address: str, file: FileIO, size: int, progress: Progress, limits: 
         if body.start != done:
             file.truncate(body.start)
             done = body.start
+        since_s, had = time.monotonic(), done
         while chunk := body.read(_CHUNK):
+            if time.monotonic() - since_s >= limits.window_s:
+                if done - had < _FRUITFUL:
+                    raise BrokenLinkError("the server sends next to nothing")
+                since_s, had = time.monotonic(), done
             if done + len(chunk) > size:
                 file.truncate(0)
                 raise ModelRefusedError(f"{address}: sends more than the {size} bytes that the catalogue names")

@@ -31,10 +31,14 @@ class BrokenLinkError(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HttpLimits:
-    """Seconds to connect (with TLS) and for each read, and how many redirects are followed."""
+    """Seconds to connect (with TLS) and for each read, and how many redirects are followed.
+
+    In `window_s` more must come than a trickle, or the link counts as broken.
+    """
 
     connect_s: float = 10.0
     read_s: float = 30.0
+    window_s: float = 60.0
     redirects: int = 5
 
 

@@ -125,6 +125,24 @@ def stall(most: int) -> Answer:
     return answer
 
 
+def trickle(request: Request) -> None:
+    """A byte now and then."""
+    start = head_of(request, request.data)
+    for byte in request.data[start:]:
+        if request.server.host.release.wait(0.01):
+            break
+        request.wfile.write(bytes([byte]))
+    request.close_connection = True
+
+
+def slow(request: Request) -> None:
+    """A quarter of the file now and then."""
+    start, step = head_of(request, request.data), len(request.data) // 4
+    for at in range(start, len(request.data), step):
+        request.wfile.write(request.data[at : at + step])
+        request.server.host.release.wait(0.1)
+
+
 def silent(request: Request) -> None:
     """No answer at all."""
     request.server.host.release.wait(20)

@@ -11,6 +11,9 @@ import numpy.typing as npt
 import onnx
 import pytest
 import simplejpeg
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
 from onnx import helper, numpy_helper
 
 from detr_sentry.errors import ModelRefusedError
@@ -134,3 +137,24 @@ def test_the_rows_are_those_of_the_top_k_where_shapes_are_lost(deim: Builder, tm
         value.type.tensor_type.shape.dim[1].dim_param = "rows"
 
     assert bake(model.SerializeToString(), tmp_path / "baked.onnx").queries == 4
+
+
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    labels=hnp.arrays(np.int64, 6, elements=st.integers(0, 79)),
+    boxes=hnp.arrays(np.float32, (6, 4), elements=st.floats(-0.25, 1.25, width=32)),
+    scores=hnp.arrays(np.float32, 6, elements=st.floats(0, 1, width=32)),
+    enabled=st.sets(st.sampled_from(CONTIGUOUS), min_size=1),
+)
+def test_any_answers_equal_the_float64_reference(
+    labels: Array, boxes: Array, scores: Array, enabled: set[int], deim: Builder, run_model: Runner, tmp_path: Path
+) -> None:
+    model = deim(labels=labels, boxes=boxes, scores=scores)
+    classes = [COCO_LABELS[number] for number in enabled]
+
+    bake(model.SerializeToString(), tmp_path / "baked.onnx", classes=classes)
+    rows = run_model((tmp_path / "baked.onnx").read_bytes(), {"image": np.zeros((1, 32, 32, 3), np.uint8)})[0][0]
+
+    ids = np.array(CONTIGUOUS)[labels]
+    shown = np.where(np.isin(ids, sorted(enabled)), scores.astype(np.float64), 0.0)
+    np.testing.assert_allclose(rows, np.column_stack([boxes.astype(np.float64), shown, ids]), rtol=0, atol=1e-6)

@@ -27,8 +27,10 @@ from tests.engine.models.model_host import (
     other,
     serve,
     silent,
+    slow,
     stall,
     status,
+    trickle,
     wrong_part,
 )
 
@@ -92,6 +94,23 @@ def test_a_server_that_stalls_is_asked_again(answer: Answer, host: Host, part: P
     assert part.read_bytes() == DATA
     assert len(host.requests) == 2
     assert "the server stalled" in said
+
+
+def test_a_server_that_only_trickles_is_given_up(host: Host, part: Path) -> None:
+    host.answers = [trickle]
+
+    with pytest.raises(ModelError, match="sends next to nothing"):
+        get(host.url, part, http=HttpLimits(window_s=0.2))
+
+    assert len(host.requests) == 3
+
+
+def test_a_slow_link_is_not_a_trickle(host: Host, part: Path) -> None:
+    host.answers = [slow]
+
+    get(host.url, part, http=HttpLimits(window_s=0.05))
+
+    assert part.read_bytes() == DATA
 
 
 def test_a_server_without_ranges_begins_anew(host: Host, part: Path) -> None:
