@@ -80,8 +80,8 @@ def build_parser() -> argparse.ArgumentParser:
         commands, "models", _lazy("detr_sentry.model_commands.commands", "run"), "pull, import, check models"
     )
     _add_lazily(models, "detr_sentry.model_commands.commands")
-    evaluate = _command(commands, "eval", _lazy("detr_sentry.models.evaluate", "run"), "measure a model's accuracy")
-    _add_lazily(evaluate, "detr_sentry.models.evaluate")
+    evaluate = _command(commands, "eval", _lazy("detr_sentry.evaluation.commands", "run"), "measure a model's accuracy")
+    _add_lazily(evaluate, "detr_sentry.evaluation.commands")
     bench = _command(commands, "bench", _lazy("detr_sentry.bench.commands", "run"), "measure speed against the budgets")
     _add_lazily(bench, "detr_sentry.bench.commands")
     return parser

@@ -5,63 +5,20 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import onnx
 import pytest
-import simplejpeg
 
-from detr_sentry import cli
 from detr_sentry.errors import ModelError
-from detr_sentry.models.evaluate import evaluate
+from detr_sentry.evaluation.accuracy import evaluate, read_data_set
 from detr_sentry.settings import ModelSettings, Settings
 
 Builder = Callable[..., onnx.ModelProto]
 CATEGORIES = [{"id": 1, "name": "person"}, {"id": 7, "name": "dog"}]
 
 
-@pytest.fixture
-def dataset(tmp_path: Path) -> Path:
-    """Two gray photos with a person and a dog each, at places that the fixed model below knows."""
-    folder = tmp_path / "data"
-    (folder / "images").mkdir(parents=True)
-    images: list[dict[str, Any]] = []
-    marks: list[dict[str, Any]] = []
-    for number, (width, height) in enumerate(((200, 100), (64, 128)), start=1):
-        name = f"{number}.jpg"
-        (folder / "images" / name).write_bytes(
-            simplejpeg.encode_jpeg(np.full((height, width, 3), 90, np.uint8), colorspace="RGB")
-        )
-        images.append({"id": number, "file_name": name, "width": width, "height": height, "split": f"s{number}"})
-        for category, left in ((1, 0.1), (7, 0.6)):
-            box = [left * width, 0.2 * height, 0.25 * width, 0.5 * height]
-            marks.append(
-                {
-                    "id": len(marks) + 1,
-                    "image_id": number,
-                    "category_id": category,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-            )
-    (folder / "annotations.json").write_text(
-        json.dumps({"info": {}, "images": images, "annotations": marks, "categories": CATEGORIES})
-    )
-    return folder
-
-
-@pytest.fixture
-def settings(heads: Builder, tmp_path: Path) -> Settings:
-    """A model that always sees a person on the left and a cat where the dog is, whatever the picture."""
-    logits = np.full((2, 91), -9.0)
-    logits[0, 1], logits[1, 17] = 3.0, 3.0
-    path = tmp_path / "fixed.onnx"
-    path.write_bytes(heads(np.array([[0.225, 0.45, 0.25, 0.5], [0.725, 0.45, 0.25, 0.5]]), logits).SerializeToString())
-    return Settings(model=ModelSettings(name=str(path), threads=1), state_dir=tmp_path / "state")
-
-
-def run_on(settings: Settings, folder: Path, **options: Any) -> dict[str, Any]:
-    return evaluate(settings, folder / "annotations.json", folder / "images", **options)
+def run_on(settings: Settings, folder: Path, *, resize: str = "stretch", **options: Any) -> dict[str, Any]:
+    data = read_data_set(folder / "annotations.json", folder / "images", **options)
+    return evaluate(settings, data, resize=resize)
 
 
 def test_people_found_exactly_and_dogs_missed_are_half_of_all(settings: Settings, dataset: Path) -> None:
@@ -132,21 +89,20 @@ def test_foreign_categories_are_refused_for_an_export(settings: Settings, datase
         run_on(settings, dataset)
 
 
-def test_the_command_prints_the_contract_keys(
-    settings: Settings, dataset: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_without_pycocotools_nothing_starts_and_the_extra_is_named(
+    settings: Settings, dataset: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("DETR_SENTRY_STATE_DIR", str(settings.state_dir))
-    words = ["eval", str(dataset), "--model", settings.model.name, "--json"]
-    monkeypatch.setattr("sys.argv", ["detr-sentry", *words])
+    monkeypatch.setattr("detr_sentry.evaluation.accuracy.find_spec", lambda _: None)
 
-    assert cli.main(words) == 0
-    keys = {"model", "backend", "resize", "images", "ap", "ap50", "person_ap", "person_ap50"}
-    assert keys <= set(json.loads(capsys.readouterr().out))
+    with pytest.raises(ModelError, match=r"pip install 'detr-sentry\[eval\]'"):
+        run_on(settings, dataset)
 
-    assert cli.main(words[:-1]) == 0
-    assert "person_ap      1.0000" in capsys.readouterr().out
-    assert cli.main(["eval"]) == 1
-    assert "name a folder" in capsys.readouterr().err
+
+def test_progress_hears_of_every_photo(settings: Settings, dataset: Path) -> None:
+    heard: list[int] = []
+    evaluate(settings, read_data_set(dataset / "annotations.json", dataset / "images"), progress=heard.append)
+
+    assert [1, 2] == heard
 
 
 @pytest.mark.slow

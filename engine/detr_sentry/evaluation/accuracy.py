@@ -1,4 +1,4 @@
-"""`detr-sentry eval`: a model's accuracy on photos with known boxes, by the engine's own preprocessing and backend.
+"""A model's accuracy on photos with known boxes, by the engine's own preprocessing and backend.
 
 The data set is COCO's: a folder with `annotations.json` and `images/`, or both named. AP is COCO's, IoU .50 to .95,
 over the categories that both the model and the data set know; `person_ap` is over persons alone.
@@ -10,6 +10,8 @@ import contextlib
 import dataclasses
 import io
 import json
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +20,15 @@ import numpy as np
 import simplejpeg
 
 from detr_sentry.errors import BadFrameError, ModelError
+from detr_sentry.inference.model import open_detector
 from detr_sentry.ipc.messages import PixelFormat
+from detr_sentry.models.coco import COCO_LABELS
+from detr_sentry.models.contract import contract_of, is_baked
+from detr_sentry.models.graph import parse_model, read_bytes
+from detr_sentry.models.resolve import EMBEDDED, embedded_model
+from detr_sentry.models.store import cache_dir, own_model
 
 if TYPE_CHECKING:
-    import argparse
     from collections.abc import Callable, Iterable, Mapping
 
     import numpy.typing as npt
@@ -35,129 +42,119 @@ FLOOR = 0.001
 """AP integrates over all scores; COCO's evaluation takes the 100 best of a picture."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The arguments of `eval`."""
-    parser.add_argument("folder", type=Path, nargs="?", help="folder with annotations.json and images/")
-    parser.add_argument("--annotations", type=Path, help="COCO annotations (FOLDER/annotations.json)")
-    parser.add_argument("--images", type=Path, help="folder of the photos (FOLDER/images)")
-    parser.add_argument("--model", help="embedded, a catalogue name or a file (the model of the settings)")
-    parser.add_argument("--backend", help="the backend (that of the settings)")
-    parser.add_argument("--resize", choices=RESIZES, default="stretch", help="how photos become the model's input")
-    parser.add_argument("--split", help="only images whose `split` is this, in data sets that say so")
-    parser.add_argument("--limit", type=int, help="only the first so many images")
-    parser.add_argument("--json", action="store_true", help="print JSON")
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DataSet:
+    """Photos and their truth in COCO's form; `name` is for people."""
+
+    name: str
+    images: Path
+    truth: Mapping[str, Any]
+
+    @property
+    def categories(self) -> dict[str, int]:
+        """Category names and their numbers here."""
+        return {category["name"]: category["id"] for category in self.truth["categories"]}
+
+    @property
+    def photos(self) -> list[dict[str, Any]]:
+        """The image records."""
+        photos: list[dict[str, Any]] = self.truth["images"]
+        return photos
 
 
-def run(arguments: argparse.Namespace, settings: Settings) -> int:
-    """Evaluates and prints; raises ModelError's kinds."""
-    annotations = arguments.annotations or (arguments.folder and arguments.folder / "annotations.json")
-    images = arguments.images or (arguments.folder and arguments.folder / "images")
-    if annotations is None or images is None:
-        raise ModelError("name a folder with annotations.json and images/, or --annotations and --images")
-    result = evaluate(
-        dataclasses.replace(
-            settings,
-            model=dataclasses.replace(
-                settings.model,
-                name=arguments.model or settings.model.name,
-                backend=arguments.backend or settings.model.backend,
-            ),
-        ),
-        annotations,
-        images,
-        resize=arguments.resize,
-        split=arguments.split,
-        limit=arguments.limit,
-    )
-    if arguments.json:
-        print(json.dumps(result, indent=2))
-    else:
-        for key, value in result.items():
-            print(f"{key:<14} {value:.4f}" if isinstance(value, float) else f"{key:<14} {value}")
-    return 0
+def read_data_set(annotations: Path, images: Path, *, split: str | None = None, limit: int | None = None) -> DataSet:
+    """The photos of `split` (of all), at most `limit`, the first in the file's order. Raises ModelError."""
+    try:
+        truth: dict[str, Any] = json.loads(annotations.read_text(encoding="utf-8"))
+        photos = [record for record in truth["images"] if split is None or record.get("split") == split][:limit]
+        kept = {record["id"] for record in photos}
+        marks = [mark for mark in truth["annotations"] if mark["image_id"] in kept]
+        truth = {"info": {}, "categories": truth["categories"], "images": photos, "annotations": marks}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{annotations}: not COCO annotations: {error!r}") from error
+    if not photos:
+        raise ModelError(f"{annotations}: no images{f' of split {split!r}' if split else ''}")
+    name = annotations.parent.name + (f" {split}" if split else "")
+    return DataSet(name=name, images=images, truth=truth)
+
+
+def require_pycocotools() -> None:
+    """Raises ModelError that says how to install it, before anything has taken time."""
+    if find_spec("pycocotools") is None:
+        raise ModelError("AP needs pycocotools, which is not installed: pip install 'detr-sentry[eval]'")
 
 
 def evaluate(
     settings: Settings,
-    annotations: Path,
-    images: Path,
+    data: DataSet,
     *,
     resize: str = "stretch",
-    split: str | None = None,
-    limit: int | None = None,
+    progress: Callable[[int], None] = lambda _done: None,
 ) -> dict[str, Any]:
     """The accuracy of the model of `settings` as the JSON of `eval`; AP as shares, 0..1, None where there is no truth.
 
-    An export is baked with all classes that the data set and COCO share. Raises ModelError's kinds.
+    An export is baked with all classes that the data set and COCO share. `progress` hears how many photos are done.
+    Raises ModelError's kinds.
     """
-    from detr_sentry.inference.model import open_detector
-
-    truth = _read_truth(annotations, split, limit)
-    names = {category["name"]: category["id"] for category in truth["categories"]}
+    require_pycocotools()
+    names = data.categories
     model = dataclasses.replace(settings.model, labels=_labels_for(settings, names))
     detector, _ = open_detector(model, settings.state_dir, floor=FLOOR)
-    categories = {number: names[name] for number, name in detector.contract.labels.items() if name in names}
-    found = []
-    for record in truth["images"]:
-        data = (images / record["file_name"]).read_bytes()
-        try:
-            rows = _detect(detector, data, record, resize)
-        except (BadFrameError, ValueError) as error:
-            raise ModelError(f"{images / record['file_name']}: {error}") from error
-        found += _as_coco(rows, record["id"], categories)
-    everything = _ap(truth, found, sorted(set(categories.values())))
-    person = _ap(truth, found, [names["person"]]) if names.get("person") in categories.values() else (None, None)
+    try:
+        categories = {number: names[name] for number, name in detector.contract.labels.items() if name in names}
+        found = []
+        for done, record in enumerate(data.photos, start=1):
+            path = data.images / record["file_name"]
+            try:
+                rows = _detect(detector, path.read_bytes(), record, resize)
+            except (BadFrameError, ValueError, OSError) as error:
+                raise ModelError(f"{path}: {error}") from error
+            found += _as_coco(rows, record["id"], categories)
+            progress(done)
+        backend = detector.backend.name, detector.backend.provider, detector.backend.threads
+    finally:
+        detector.backend.close()
+    everything = _ap(data.truth, found, sorted(set(categories.values())))
+    person = _ap(data.truth, found, [names["person"]]) if names.get("person") in categories.values() else (None, None)
     return {
+        "data": data.name,
         "model": detector.contract.name,
-        "backend": detector.backend.name,
-        "provider": detector.backend.provider,
+        "backend": backend[0],
+        "provider": backend[1],
+        "threads": backend[2],
         "resize": resize,
-        "images": len(truth["images"]),
+        "input": [detector.contract.width, detector.contract.height],
+        "images": len(data.photos),
+        "marks": sum(not mark.get("iscrowd") for mark in data.truth["annotations"]),
         "categories": len(categories),
         "ap": everything[0],
         "ap50": everything[1],
         "person_ap": person[0],
         "person_ap50": person[1],
         "model_sha256": detector.contract.sha256,
+        "source_sha256": detector.contract.source_sha256,
     }
 
 
-def _read_truth(annotations: Path, split: str | None, limit: int | None) -> dict[str, Any]:
-    try:
-        truth: dict[str, Any] = json.loads(annotations.read_text(encoding="utf-8"))
-        images = [record for record in truth["images"] if split is None or record.get("split") == split][:limit]
-        kept = {record["id"] for record in images}
-        marks = [mark for mark in truth["annotations"] if mark["image_id"] in kept]
-        truth = {"info": {}, "categories": truth["categories"], "images": images, "annotations": marks}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{annotations}: not COCO annotations: {error!r}") from error
-    if not images:
-        raise ModelError(f"{annotations}: no images{f' of split {split!r}' if split else ''}")
-    return truth
-
-
 def _labels_for(settings: Settings, names: Mapping[str, int]) -> tuple[str, ...]:
-    """The classes to bake an export with: COCO's that the data set has. A baked model keeps its own."""
-    from detr_sentry.models.coco import COCO_LABELS
-    from detr_sentry.models.contract import contract_of, is_baked
-    from detr_sentry.models.graph import parse_model, read_bytes
-    from detr_sentry.models.resolve import EMBEDDED, embedded_model
-
-    shared = tuple(name for name in COCO_LABELS.values() if name in names)
+    """The classes to bake an export with: its own or COCO's that the data set has. A baked model keeps its own."""
     name = settings.model.name
-    path = embedded_model() if name == EMBEDDED else Path(name)
+    own = None if "/" in name else own_model(name, cache_dir(settings.model, settings.state_dir))
+    path = embedded_model() if name == EMBEDDED else own.file if own else Path(name)
     if path.is_file():
         data = read_bytes(path)
         model = parse_model(data, str(path))
         if is_baked(model):
             return tuple(contract_of(model, data, str(path)).labels.values())
+    known = own.classes if own else COCO_LABELS.values()
+    shared = tuple(label for label in known if label in names)
     if not shared:
-        raise ModelError(f"the data set's categories are not COCO's: {', '.join(names)}")
+        raise ModelError(f"the data set's categories are not {'the model' if own else 'COCO'}'s: {', '.join(names)}")
     return shared
 
 
 def _detect(detector: Detector, data: bytes, record: Mapping[str, Any], resize: str) -> Iterable[Any]:
-    """Detections in pixels of the photo."""
+    """Detections in pixels of the photo as its record gives them."""
     height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     size = {"width": width, "height": height}
     if resize == "stretch":
@@ -215,11 +212,9 @@ def _ap(
     truth: Mapping[str, Any], found: list[dict[str, Any]], categories: list[int]
 ) -> tuple[float | None, float | None]:
     """AP and AP50 over `categories`."""
-    try:
-        from pycocotools.coco import COCO
-        from pycocotools.cocoeval import COCOeval
-    except ImportError as error:
-        raise ModelError("eval needs pycocotools: pip install 'detr-sentry[eval]'") from error
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
     found = [entry for entry in found if entry["category_id"] in categories]
     if not any(mark["category_id"] in categories for mark in truth["annotations"]):
         return None, None
