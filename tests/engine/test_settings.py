@@ -379,3 +379,30 @@ def test_the_password_of_the_broker_is_shown_nowhere() -> None:
         build({"mqtt": {"password": "sesame\n"}})
 
     assert "sesame" not in str(caught.value)
+
+
+def test_the_state_folder_is_below_home_without_xdg(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_STATE_HOME", raising=False)
+    monkeypatch.setenv("HOME", "/home/me")
+
+    assert build({}).state_dir == Path("/home/me/.local/state/detr-sentry/main")
+
+
+def test_describe_is_plain_data() -> None:
+    zone = {"name": "porch", "points": [[0, 0], [1, 0], [1, 1]]}
+    described = describe(
+        camera_settings := build({"cameras": {"door": {"source": "demo:", "sentry": {"zones": [zone]}}}})
+    )
+
+    assert described["cameras.door.sentry.zones"]["value"] == [{"name": "porch", "points": [[0, 0], [1, 0], [1, 1]]}]
+    assert described["state_dir"]["value"] == str(camera_settings.state_dir)
+
+
+def test_telemetry_is_off_until_it_has_somewhere_to_go() -> None:
+    assert not build({}).telemetry.enabled
+    assert build({"telemetry": {"endpoint": "http://collector:4318"}}).telemetry.enabled
+
+
+def test_mqtt_topics_hold_no_wildcards() -> None:
+    with pytest.raises(SettingsError, match="without"):
+        build({"mqtt": {"host": "broker", "discovery_prefix": "home/#"}})
