@@ -25,6 +25,12 @@ class Output(Protocol):
     def camera_changed(self, report: dict[str, Any], trace: bytes | None) -> None:
         """The state, mode, count or problem of a camera is now `report`; told once for each camera at the start."""
 
+    def detections_read(self, camera: str) -> None:
+        """The newest detections of a camera have just been used; they and their frame are in the rings."""
+
+    def status(self) -> dict[str, Any]:
+        """For the heartbeat."""
+
     def event(self, report: dict[str, Any], trace: bytes | None) -> None:
         """Something happened: validation_started, human_detected or standby_resumed."""
 
@@ -49,6 +55,13 @@ class ControlOutput:
     def camera_changed(self, report: dict[str, Any], trace: bytes | None) -> None:  # noqa: ARG002 - for spans
         """Latest wins, by camera."""
         self._server.push("state", {"camera": report}, key=report["id"])
+
+    def detections_read(self, camera: str) -> None:
+        """Not told to subscribers: they read the rings."""
+
+    def status(self) -> dict[str, Any]:
+        """The server's counters."""
+        return {"refused": self._server.refused, "dropped_clients": self._server.dropped_clients}
 
     def event(self, report: dict[str, Any], trace: bytes | None) -> None:  # noqa: ARG002 - for spans
         """Every one, as far as a subscriber keeps up."""

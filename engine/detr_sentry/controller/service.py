@@ -208,6 +208,8 @@ class Controller:
             found = camera.poll()
             if found is not None:
                 self._apply(camera, *found)
+                for output in self._outputs:
+                    output.detections_read(camera.id)
 
     def _take_mode(self, camera_id: str) -> None:
         camera = self._cameras[camera_id]
@@ -287,8 +289,7 @@ class Controller:
         return {
             "history": (self.recorder.problem or "ok").removeprefix("disk_"),
             "history_dropped": self.recorder.dropped,
-            "control_refused": self._server.refused,
-            "control_dropped_clients": self._server.dropped_clients,
+            "outputs": {output.name: output.status() for output in self._outputs},
             "cameras": {
                 camera.id: {
                     "state": camera.sentry.status.state.value,
@@ -312,6 +313,15 @@ class Controller:
         return [*({"push": "state", "camera": self.report(camera)} for camera in self._cameras), companion]
 
 
+def outputs_of(controller: Controller) -> list[Output]:
+    """What the settings want told besides the control socket: MQTT where there is a broker."""
+    if controller.settings.mqtt.host is None:
+        return []
+    from detr_sentry.controller.mqtt_output import MqttOutput
+
+    return [MqttOutput(controller)]
+
+
 async def _serve(controller: Controller) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -323,7 +333,7 @@ async def _serve(controller: Controller) -> None:
 def run(settings: Settings) -> int:
     """The controller's process: serve until SIGTERM. Returns the exit status; 1 where it cannot run."""
     try:
-        controller = Controller(settings)
+        controller = Controller(settings, make_outputs=outputs_of)
     except (SentryError, OSError) as error:
         _log.error("%s", error)
         return 1

@@ -261,6 +261,7 @@ class Listener:
     def __init__(self) -> None:
         self.runs = 0
         self.told: list[tuple[str, Any]] = []
+        self.read: list[str] = []
 
     async def run(self) -> None:
         self.runs += 1
@@ -273,6 +274,12 @@ class Listener:
 
     def event(self, report: dict[str, Any], trace: bytes | None) -> None:
         self.told.append((report["type"], trace))
+
+    def detections_read(self, camera: str) -> None:
+        self.read.append(camera)
+
+    def status(self) -> dict[str, Any]:
+        return {"told": len(self.told)}
 
     def picture_stored(self, report: Mapping[str, Any]) -> None:
         self.told.append(("picture", Path(report["snapshot_path"]).name))
@@ -296,6 +303,8 @@ async def test_outputs_are_told_everything_and_survive_their_failures(
     await eventually(lambda: ("picture", name) in listener.told)
 
     assert ("human_detected", bytes(range(25))) in listener.told
+    assert ["door"] == sorted(set(listener.read))
+    assert listener.status() == controller._status()["outputs"]["listener"]
 
 
 async def test_the_state_file_is_readable_json(place: Place, runner: Runner) -> None:
