@@ -12,7 +12,7 @@ from detr_sentry.errors import SettingsError
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-DEFAULT_SHM_ROOT = Path("/dev/shm/detr-sentry")  # noqa: S108 - the design's place; mode 0700, checked at start
+DEFAULT_SHM_ROOT = Path("/dev/shm/detr-sentry")  # noqa: S108 - users share it as they do /tmp
 
 
 def default_state_dir(instance: str) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
@@ -66,9 +67,27 @@ class Layout:
         return f"/ds.{self.instance}.{self._member(service, camera)}"
 
     def create(self) -> None:
-        """Makes the base and heartbeat directories, for this user only."""
-        for directory in (self.shm_root, self.base, self.base / "heartbeat"):
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        """Makes the base and heartbeat directories, for this user only, below a root that users share like /tmp.
+
+        Raises:
+            IpcError: they cannot be made, or belong to another user.
+        """
+        try:
+            if not self.shm_root.is_dir():
+                self.shm_root.mkdir(parents=True, exist_ok=True)
+                self.shm_root.chmod(0o1777)
+            for directory in (self.base, self.base / "heartbeat"):
+                directory.mkdir(mode=0o700, exist_ok=True)
+            owner = self.base.stat().st_uid
+        except OSError as error:
+            raise IpcError(
+                f"{self.base} cannot be made: {error.strerror}; set shm_root to a tmpfs that this user may write"
+            ) from error
+        if owner != os.geteuid():
+            raise IpcError(
+                f"{self.base} belongs to user {owner}, this is user {os.geteuid()}: "
+                "all services of an instance run as one user; choose another instance name"
+            )
 
     @staticmethod
     def _member(service: str, camera: str | None) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import stat
 from pathlib import Path
 
@@ -48,11 +49,28 @@ def test_the_longest_names_are_valid_queue_names() -> None:
     assert len(name) <= 255
 
 
-def test_creates_directories_for_this_user_only(tmp_path: Path) -> None:
+def test_creates_directories_for_this_user_only_below_a_shared_root(tmp_path: Path) -> None:
     layout = Layout(tmp_path / "detr-sentry", "home")
 
     layout.create()
     layout.create()
 
-    for directory in (layout.shm_root, layout.base, layout.base / "heartbeat"):
+    assert 0o1777 == stat.S_IMODE(layout.shm_root.stat().st_mode)
+    for directory in (layout.base, layout.base / "heartbeat"):
         assert 0o700 == stat.S_IMODE(directory.stat().st_mode)
+
+
+def test_says_what_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+
+    with pytest.raises(IpcError, match="shm_root"):
+        Layout(tmp_path / "file", "home").create()
+
+
+def test_refuses_what_another_user_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    layout = Layout(tmp_path / "detr-sentry", "home")
+    layout.create()
+    monkeypatch.setattr(os, "geteuid", lambda: layout.base.stat().st_uid + 1)
+
+    with pytest.raises(IpcError, match="another instance name"):
+        layout.create()
