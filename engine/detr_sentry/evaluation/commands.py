@@ -33,6 +33,7 @@ _FLOOR = 0.01
 _ACCURACY = {
     "data": "data",
     "model": "model",
+    "backend": "backend",
     "provider": "runs on",
     "resize": "resize",
     "images": "photos",
@@ -179,7 +180,8 @@ def _tables(runs: Sequence[dict[str, Any]], alarms: Sequence[dict[str, Any]]) ->
         rows = [*found["sources"], {**found["total"], "source": "all"}]
         most = found["total"]["alarms_per_hour_at_most"]
         parts.append(
-            f"{found['model']}, {found['provider']}, score >= {found['enter_threshold']:g} in {found['validation']}\n"
+            f"{found['model']}, {found['backend']} ({found['provider']}), "
+            f"score >= {found['enter_threshold']:g} in {found['validation']}\n"
             f"{_table(_ALARMS, rows)}\n"
             f"{found['assumption']}.\n"
             f"With {CONFIDENCE:.0%} confidence at most {most} alarms an hour on such scenes."

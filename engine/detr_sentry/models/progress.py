@@ -50,6 +50,7 @@ class Progress:
     def update(self, done: int) -> None:
         """`done` bytes or pieces are here now; what was there at the first call counts for no rate."""
         now = self._clock()
+        self._total = max(self._total, done)  # some totals are estimates
         if self._begun is None or done < self._begun[1]:
             self._begun = now, done
         if now < self._next_s and done < self._total:

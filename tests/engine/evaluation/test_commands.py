@@ -71,10 +71,34 @@ def test_models_backends_and_resizes_are_all_run(
         (run["data"], run["model"], run["resize"]) for run in result["runs"]
     ]  # fmt: skip
     header, first, *others = out.splitlines()
-    assert ["data", "model", "runs", "on", "resize", "photos", "AP", "AP50", "person", "AP", "person", "AP50"] == (
-        header.split()
-    )
-    assert ["data", "s1", "fixed", "CPU", "stretch", "1", "0.5000", "0.5000", "1.0000", "1.0000"] == first.split()
+    assert [
+        "data",
+        "model",
+        "backend",
+        "runs",
+        "on",
+        "resize",
+        "photos",
+        "AP",
+        "AP50",
+        "person",
+        "AP",
+        "person",
+        "AP50",
+    ] == (header.split())
+    assert [
+        "data",
+        "s1",
+        "fixed",
+        "onnxruntime",
+        "CPU",
+        "stretch",
+        "1",
+        "0.5000",
+        "0.5000",
+        "1.0000",
+        "1.0000",
+    ] == first.split()
     assert 7 == len(others)
 
 
@@ -87,7 +111,7 @@ def test_false_alarms_alone_need_no_photos_with_boxes(
     status, out, err = command(*words, "--keep", "kept", "--threshold", "0.9")
 
     assert 0 == status
-    assert "light, CPU, score >= 0.9 in 3 of 5" in out
+    assert "light, onnxruntime (CPU), score >= 0.9 in 3 of 5" in out
     assert [str(yard), "2", "0.0002", "1", "0"] == out.splitlines()[2].split()[:5]
     assert "With 95% confidence at most" in out
     assert "14 of 14 frames" in err
