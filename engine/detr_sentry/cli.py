@@ -68,6 +68,8 @@ def build_parser() -> argparse.ArgumentParser:
         service.add_argument("--parent", type=int, help=argparse.SUPPRESS)
         if kind == "capture":
             service.add_argument("camera", help="id of the camera in the settings")
+        if kind == "inference":
+            service.add_argument("--check", action="store_true", help="only see whether the model can be used")
 
     settings = _command(commands, "settings", show_settings, "show every setting and where its value comes from")
     settings.add_argument("--json", action="store_true", help="print JSON")
@@ -192,6 +194,9 @@ def _service(kind: str) -> Callable[[argparse.Namespace], int]:
         from detr_sentry._process import become_service
         from detr_sentry.telemetry import configure_logging
 
+        if getattr(arguments, "check", False):
+            import_module("detr_sentry.inference.service").check(settings_of(arguments))
+            return 0
         camera = getattr(arguments, "camera", None)
         name = f"{kind}.{camera}" if camera else kind
         become_service(name, parent=arguments.parent)

@@ -120,6 +120,7 @@ class Supervisor:
         self._file_stamp = self._stamp()
         self.services = [Service(kind) for kind in ("controller", "gateway", "inference")]
         self.services += [Service("capture", camera) for camera in settings.cameras]
+        self._trial: tuple[Settings, subprocess.Popen[bytes]] | None = None
         self._announced = False
         self._open_page = open_page
 
@@ -137,6 +138,7 @@ class Supervisor:
                 self._tick(time.monotonic())
                 time.sleep(POLL_S)
         finally:
+            self._end_trial()
             self._end_all()
             heartbeat.close()
             clean(self._layout)
@@ -203,6 +205,7 @@ class Supervisor:
                 service.restarts += 1
                 self._start(service)
         self._announce()
+        self._watch_trial()
         stamp = self._stamp()
         if stamp != self._file_stamp:
             self._file_stamp = stamp
@@ -266,6 +269,41 @@ class Supervisor:
         if (fresh.instance, fresh.shm_root) != (self.settings.instance, self.settings.shm_root):
             logger.error("the changed settings are not used: instance and shm_root need a restart of the whole engine")
             return
+        if fresh.model != self.settings.model:
+            self._try_model(fresh)
+        else:
+            self._apply(fresh)
+
+    def _try_model(self, fresh: Settings) -> None:
+        """Have a child look at the new model first: one that is refused must not replace one that works."""
+        self._end_trial()
+        words = [sys.executable, "-m", "detr_sentry", "inference", "--check", "--config", str(fresh.file)]
+        environment = {**os.environ, FLAGS_VARIABLE: json.dumps(self._flags)}
+        self._trial = (
+            fresh,
+            subprocess.Popen(  # noqa: S603 - our own interpreter and our own module
+                words, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+            ),
+        )
+
+    def _watch_trial(self) -> None:
+        if self._trial is None or self._trial[1].poll() is None:
+            return
+        (fresh, process), self._trial = self._trial, None
+        _, said = process.communicate()
+        if process.returncode == 0:
+            self._apply(fresh)
+        else:
+            reason = said.decode("utf-8", "replace").strip().rpartition("\n")[2]
+            logger.error("the changed settings are not used: %s", reason.removeprefix("detr-sentry: "))
+
+    def _end_trial(self) -> None:
+        if self._trial is not None:
+            self._trial[1].kill()
+            self._trial[1].communicate()
+            self._trial = None
+
+    def _apply(self, fresh: Settings) -> None:
         self.settings = fresh
         known = {service.camera for service in self.services if service.kind == "capture"}
         for service in [service for service in self.services if service.kind == "capture"]:

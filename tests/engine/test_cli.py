@@ -103,6 +103,17 @@ def test_a_taken_port_is_said_before_anything_starts(tmp_path: Path, capsys: pyt
     assert not (tmp_path / "shm").exists()
 
 
+def test_inference_can_only_look_at_the_model(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "none.onnx").write_bytes(b"no model")
+
+    assert cli.main(["inference", "--check"]) == 0
+
+    (tmp_path / "sentry.yaml").write_text(f"model: {{name: {tmp_path}/none.onnx}}\n")
+
+    assert cli.main(["inference", "--check"]) == 1
+    assert "none.onnx" in capsys.readouterr().err
+
+
 def test_an_unknown_camera_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "sentry.yaml").write_text(f"shm_root: {tmp_path}/shm\ncameras: {{door: {{source: 'demo:'}}}}\n")
     done = subprocess.run(

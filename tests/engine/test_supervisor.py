@@ -198,7 +198,7 @@ def test_a_changed_settings_file_restarts_only_what_it_concerns(settings: Settin
     with running(supervisor):
         eventually(lambda: all(service.state is State.RUNNING for service in supervisor.services))
         before = [service.process for service in supervisor.services]
-        file.write_text(base + "model: {name: other.onnx}\n")
+        file.write_text(base + "model: {threads: 1}\n")
         eventually(lambda: inference.process is not before[0] and inference.state is State.RUNNING)
 
         assert controller.process is before[1]
@@ -206,12 +206,36 @@ def test_a_changed_settings_file_restarts_only_what_it_concerns(settings: Settin
         file.write_text(base + "model: {nam: x}\n")
         time.sleep(module.POLL_S * 3)
 
-        assert supervisor.settings.model.name == "other.onnx"
+        assert supervisor.settings.model.threads == 1
 
         file.write_text(base + "instance: other\n")
         time.sleep(module.POLL_S * 3)
 
         assert supervisor.settings.instance == "main"
+
+
+def test_a_model_that_is_refused_does_not_replace_one_that_works(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, hostile = tmp_path / "sentry.yaml", tmp_path / "hostile.onnx"
+    base = f"shm_root: {settings.shm_root}\nstate_dir: {settings.state_dir}\n"
+    file.write_text(base)
+    hostile.write_bytes(b"no model at all")
+
+    def load() -> Settings:
+        return load_settings(file, environ={})
+
+    supervisor = Supervisor(load(), reload=load)
+    supervisor.services = [inference] = [script("inference")]
+    with running(supervisor):
+        eventually(lambda: inference.state is State.RUNNING)
+        before = inference.process
+        file.write_text(f"{base}model: {{name: {hostile}}}\n")
+        eventually(lambda: "hostile.onnx" in caplog.text)
+
+        assert "the changed settings are not used" in caplog.text
+        assert inference.process is before
+        assert supervisor.settings.model.name == "embedded"
 
 
 def test_cameras_come_and_go_with_the_settings(settings: Settings, tmp_path: Path) -> None:

@@ -59,6 +59,12 @@ def run(settings: Settings) -> int:
             return EXIT_FAILED
 
 
+def check(settings: Settings) -> None:
+    """Loads the model of `settings`, runs it once on gray and lets go of it. Raises ModelError's kinds."""
+    detector, _ = open_detector(settings.model, settings.state_dir, floor=score_floor(settings))
+    detector.backend.close()
+
+
 class Stop:
     """Hears SIGTERM and SIGINT at once, even while the main thread is deep in the runtime.
 
