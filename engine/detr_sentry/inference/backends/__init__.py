@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 BACKENDS = {
     "onnxruntime": ("onnxruntime",),
     "openvino": ("openvino",),
-    "tensorrt": ("tensorrt",),
+    "tensorrt": ("tensorrt", "cuda"),
 }
 """Backend -> the modules that must be installed for it."""
 
@@ -80,7 +80,11 @@ def open_backend(
 
             return OpenVinoBackend(model, contract, threads=threads, cache=cache and cache / "openvino", device=device)
         case "tensorrt":
-            raise BackendError("backend 'tensorrt' needs an engine: `detr-sentry models build --backend tensorrt`")
+            from detr_sentry.inference.backends.tensorrt import TensorRtBackend
+
+            if cache is None:
+                raise BackendError("TensorRT needs the folder of models, where its engines lie")
+            return TensorRtBackend(model, contract, cache=cache)
         case _:
             from detr_sentry.inference.backends.onnxruntime import OnnxRuntimeBackend
 
@@ -97,6 +101,8 @@ def candidates() -> list[str]:
             found += [f"openvino:{device}" for device in devices()]
         except (ImportError, RuntimeError) as error:  # a wheel for another machine, a driver that is broken
             _log.warning("OpenVINO cannot be used here: %s", error)
+    if "tensorrt" in installed():
+        found.append("tensorrt")  # refused by the self-check where no engine was built
     return found
 
 
