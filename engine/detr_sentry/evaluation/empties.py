@@ -2,7 +2,7 @@
 
 * A folder of photos, with COCO annotations or without (then nobody is on any of them): each photo is a stretch, a
   camera that looks at this scene at the standby rate. `?views=20` shows it in so many views (see `views`), of which
-  the first is the photo as it is where nobody is marked on it.
+  the first is the photo as it is where nobody is marked on it; `windows=0` leaves out photos with people.
 * A clip: its stretches are those named, `clip.mp4#0-6.1,19.4-22.8` in seconds, or those that the truth beside it
   (`clip.json`: `visible`, a list of start and end) leaves empty, half a second away from people. `?views=3` plays each
   three times, the second and third time under other light.
@@ -41,7 +41,7 @@ EDGE_S = 0.5
 DEMO_MARGIN_S = 0.1
 PHOTOS = frozenset({".jpg", ".jpeg"})
 _OPTIONS = {
-    "photos": {"split": "", "sources": "", "views": "1", "seed": "0"},
+    "photos": {"split": "", "sources": "", "views": "1", "windows": "1", "seed": "0"},
     "clip": {"views": "1", "seed": "0"},
     "demo": {"seed": "1", "period": "40", "periods": "1", "width": "1280", "height": "720"},
 }
@@ -119,7 +119,7 @@ class _Photos:
             raise SettingsError("--empty", f"{text}: without annotations.json there is no split and no source")
         else:
             self._photos = [(path, []) for path in sorted(folder.iterdir()) if path.suffix.lower() in PHOTOS]
-        if self._views == 1:
+        if self._views == 1 or not _whole(options, "windows", 0, text):
             self._photos = [(path, people) for path, people in self._photos if not people]
         if not self._photos:
             raise SettingsError("--empty", f"{text}: no photos without people")

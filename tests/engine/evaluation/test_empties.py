@@ -91,6 +91,7 @@ def test_a_marked_data_set_gives_photos_without_people_and_windows_of_the_others
     assert {"1.jpg": 3, "2.jpg": 3} == with_windows
     assert ["2.jpg"] == [stretch.name for stretch in opened(f"{dataset}?views=3&split=s2").stretches()]
     assert ["1.jpg"] == [stretch.name for stretch in opened(f"{dataset}?views=3&sources=from1").stretches()]
+    assert ["2.jpg"] == [stretch.name for stretch in opened(f"{dataset}?views=3&windows=0").stretches()]
     with pytest.raises(SettingsError, match="no photos without people"):
         opened(f"{dataset}?split=s1")
 
