@@ -268,7 +268,7 @@ def run(settings: Settings, *, as_json: bool, remove: bool) -> int:
 
 
 def _clean(settings: Settings) -> None:
-    from detr_sentry.supervisor import clean
+    from detr_sentry.ipc.leftovers import clean
 
     layout = Layout(settings.shm_root, settings.instance)
     beats = [read_heartbeat(path) for path in (layout.base / "heartbeat").glob("*")]

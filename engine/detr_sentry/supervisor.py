@@ -12,25 +12,22 @@ import fcntl
 import json
 import logging
 import os
-import shutil
 import signal
 import subprocess
 import sys
 import time
 import webbrowser
-from dataclasses import dataclass, field
-from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from detr_sentry.errors import SentryError, SettingsError, WriterBusyError
-from detr_sentry.ipc.bells import Bell
+from detr_sentry._supervised import Service, State, concerns_of, end_hung, reason_of
+from detr_sentry.errors import SettingsError, WriterBusyError
 from detr_sentry.ipc.heartbeat import Heartbeat, Phase, read_heartbeat
 from detr_sentry.ipc.layout import Layout
+from detr_sentry.ipc.leftovers import clean
 from detr_sentry.settings import FLAGS_VARIABLE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
-    from pathlib import Path
 
     from detr_sentry.settings import Settings
 
@@ -41,60 +38,8 @@ FIRST_BACK_OFF_S = 0.5  # a service that died once is wanted back at once
 LAST_BACK_OFF_S = 30.0  # one that cannot start must not spin, yet a mended cause should show within half a minute
 STEADY_AFTER_S = 60.0  # a service that ran so long has its back-off forgiven
 STARTING_S = 20.0  # interpreter and imports on a slow board, before the first beat
-ABORT_GRACE_S = 0.5  # time for a hung service to print its stacks
 STOP_WITHIN_S = 2.0
 STOP_ORDER = ("capture", "inference", "gateway", "controller")
-
-
-class State(StrEnum):
-    """What a service is doing, as its supervisor sees it."""
-
-    STARTING = "starting"
-    RUNNING = "running"
-    WAITING = "waiting"  # ended; is started again after its back-off
-    STOPPED = "stopped"
-
-
-@dataclass(slots=True)
-class Service:
-    """One supervised process. `camera` is set for capture only."""
-
-    kind: str
-    camera: str | None = None
-    process: subprocess.Popen[bytes] | None = None
-    state: State = State.STOPPED
-    started_at: float = 0.0
-    start_again_at: float = 0.0
-    failures: int = 0
-    restarts: int = 0
-    reason: str = ""
-    concerns: tuple[Any, ...] = field(default=())
-
-    @property
-    def name(self) -> str:
-        """`inference`, `capture.door`."""
-        return f"{self.kind}.{self.camera}" if self.camera else self.kind
-
-    def command(self, settings: Settings) -> list[str]:
-        """The command line that executes this service."""
-        words = [sys.executable, "-m", "detr_sentry", self.kind, "--parent", str(os.getpid())]
-        if settings.file and settings.file.exists():
-            words += ["--config", str(settings.file)]
-        return words + ([self.camera] if self.camera else [])
-
-
-def concerns_of(service: Service, settings: Settings) -> tuple[Any, ...]:
-    """The settings a service reads; when they differ, it has to be restarted."""
-    common = (settings.instance, settings.shm_root, settings.state_dir, settings.log, settings.telemetry)
-    match service.kind:
-        case "capture":
-            return (*common, settings.cameras.get(service.camera or ""))
-        case "inference":
-            return (*common, settings.model, settings.cameras)
-        case "controller":
-            return (*common, settings.history, settings.cameras, settings.name)
-        case _:
-            return (*common, settings)
 
 
 class Supervisor:
@@ -213,7 +158,7 @@ class Supervisor:
 
     def _ended(self, service: Service, now: float) -> None:
         assert service.process is not None
-        service.reason = _reason(service.process.returncode)
+        service.reason = reason_of(service.process.returncode)
         service.process = None
         if now - service.started_at >= STEADY_AFTER_S:
             service.failures = 0
@@ -234,7 +179,7 @@ class Supervisor:
                 self._change(service, State.RUNNING, f"process {service.process.pid}", level)
         if overdue:
             logger.error("%s (process %d) hangs: no heartbeat in time; replacing it", service.name, service.process.pid)
-            _kill(service.process)
+            end_hung(service.process)
 
     def _announce(self) -> None:
         """Say once where the page is, as soon as it answers."""
@@ -341,47 +286,3 @@ class Supervisor:
                 service.process.wait()
             service.process = None
             self._change(service, State.STOPPED)
-
-
-def _kill(process: subprocess.Popen[bytes]) -> None:
-    """End a hung process: SIGABRT prints its stacks if it can still run, SIGKILL ends it in any case."""
-    process.send_signal(signal.SIGABRT)
-    try:
-        process.wait(ABORT_GRACE_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-
-
-def _reason(returncode: int) -> str:
-    if returncode >= 0:
-        return f"ended with status {returncode}"
-    try:
-        return f"ended by {signal.Signals(-returncode).name}"
-    except ValueError:
-        return f"ended by signal {-returncode}"
-
-
-def clean(layout: Layout) -> list[str]:
-    """Remove what an instance leaves in shared memory: its folder and its message queues. Returns what was removed.
-
-    Only for an instance of which nothing runs any more.
-    """
-    removed = [name for name in bells_of(layout) if _unlink(name)]
-    if layout.base.is_dir():
-        shutil.rmtree(layout.base, ignore_errors=True)
-        removed.append(str(layout.base))
-    return removed
-
-
-def bells_of(layout: Layout) -> list[str]:
-    """The message queues that services of this instance may have made."""
-    names = [layout.bell(kind) for kind in STOP_ORDER[1:]]
-    cameras: list[Path] = [path for path in layout.base.iterdir() if path.is_dir()] if layout.base.is_dir() else []
-    return names + [layout.bell("capture", path.name) for path in cameras if path.name != "heartbeat"]
-
-
-def _unlink(name: str) -> bool:
-    try:
-        return bool(Bell.unlink(name))
-    except (SentryError, OSError):
-        return False

@@ -23,8 +23,8 @@ from detr_sentry.gateway.auth import Authenticator, load_token
 from detr_sentry.gateway.gateway import Gateway
 from detr_sentry.gateway.policy import ListenerPolicy
 from detr_sentry.gateway.service import listen
+from detr_sentry.ipc.leftovers import clean
 from detr_sentry.settings import build_settings
-from detr_sentry.supervisor import clean
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -14,11 +14,12 @@ from typing import ClassVar
 import pytest
 
 from detr_sentry import supervisor as module
+from detr_sentry._supervised import Service, State
 from detr_sentry.errors import WriterBusyError
 from detr_sentry.ipc.heartbeat import read_heartbeat
 from detr_sentry.ipc.layout import Layout
 from detr_sentry.settings import Settings, load_settings
-from detr_sentry.supervisor import Service, State, Supervisor
+from detr_sentry.supervisor import Supervisor
 
 BEATING = """
 import signal, sys, time
