@@ -62,7 +62,8 @@ def concerns_of(service: Service, settings: Settings) -> tuple[Any, ...]:
         case "inference":
             return (*common, settings.model, settings.cameras)
         case "controller":
-            return (*common, settings.history, settings.cameras, settings.name, settings.mqtt, settings.gateway.public_url)
+            published = settings.name, settings.mqtt, settings.gateway.public_url
+            return (*common, settings.history, settings.cameras, *published)
         case _:
             return (*common, settings)
 
