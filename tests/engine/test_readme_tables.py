@@ -116,6 +116,20 @@ def test_tables_stand_between_their_markers_and_nothing_else_changes(repository:
     assert "2026-11-22, EPYC, 2 cores, load 0.5 at the start: `detr-sentry eval photos`" in text
 
 
+def test_files_of_one_kind_are_one_table(repository: Path, place: Path) -> None:
+    others = {**MADE, "command": "detr-sentry eval other", "runs": [a_run("val", "area", 0.25)]}
+    (place / "results" / "eval_other.json").write_text(json.dumps(others))
+    judged = {**RESULTS["false_alarms"]["false_alarms"][0], "model": "second", "sources": []}
+    (place / "results" / "false_alarms_other.json").write_text(json.dumps({**MADE, "false_alarms": [judged]}))
+
+    assert 0 == run(repository, place).returncode
+
+    lines = (place / "README.md").read_text().splitlines()
+    assert "| DEIMv2 Atto | 320x320 | OpenVINO CPU BF16 | area | 0.250 | 0.627 | - | - |" in lines
+    assert "* 2026-11-22, EPYC, 2 cores, load 0.5 at the start: `detr-sentry eval other`" in lines
+    assert "| `yard` | 10,800 | 1, 7, 0.61 | not run |" in lines
+
+
 def test_check_tells_fresh_from_stale_and_changes_nothing(repository: Path, place: Path) -> None:
     stale = run(repository, place, "--check")
 
