@@ -28,7 +28,7 @@ from detr_sentry.errors import SettingsError, SourceError
 from detr_sentry.evaluation.views import disturbed, empty_window
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     import numpy.typing as npt
 
@@ -126,26 +126,42 @@ class _Photos:
 
     @property
     def frames(self) -> int:
-        return len(self._photos) * self._views
+        count = 0
+        for number, (path, people) in enumerate(self._photos):
+            if people:
+                height, width, _, _ = _read(path, simplejpeg.decode_jpeg_header)
+                blank = np.broadcast_to(np.uint8(0), (height, width, 3))
+                count += sum(1 for _ in self._windows(blank, people, number))
+            else:
+                count += self._views
+        return count
 
     def stretches(self) -> Iterator[Stretch]:
         for number, (path, people) in enumerate(self._photos):
-            try:
-                picture = simplejpeg.decode_jpeg(path.read_bytes())
-            except (OSError, ValueError) as error:
-                raise SourceError(f"{path}: {error}") from error
+            picture = _read(path, simplejpeg.decode_jpeg)
             yield Stretch(name=path.name, frames=self._seen(picture, people, number))
 
     def _seen(self, picture: npt.NDArray[np.uint8], people: list[Box], number: int) -> Iterator[_Frame]:
+        for view, (window, random) in enumerate(self._windows(picture, people, number)):
+            yield view / self._fps, picture if view == 0 and not people else disturbed(window, random)
+
+    def _windows(
+        self, picture: npt.NDArray[np.uint8], people: list[Box], number: int
+    ) -> Iterator[tuple[npt.NDArray[np.uint8], np.random.Generator]]:
+        """As many windows as there are views, fewer where people leave too little room."""
         for view in range(self._views):
             random = np.random.default_rng([self._seed, number, view])
-            if view == 0 and not people:
-                yield 0.0, picture
-                continue
             window = empty_window(picture, people, random)
             if window is None:
                 return
-            yield view / self._fps, disturbed(window, random)
+            yield window, random
+
+
+def _read(path: Path, read: Callable[[bytes], Any]) -> Any:
+    try:
+        return read(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{path}: {error}") from error
 
 
 def _annotated(annotations: Path, images: Path, options: Mapping[str, str]) -> list[tuple[Path, list[Box]]]:

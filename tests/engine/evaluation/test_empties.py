@@ -87,6 +87,7 @@ def test_a_marked_data_set_gives_photos_without_people_and_windows_of_the_others
     (dataset / "annotations.json").write_text(json.dumps(truth))
 
     assert ["2.jpg"] == [stretch.name for stretch in opened(str(dataset)).stretches()]
+    assert 6 == opened(f"{dataset}?views=3").frames
     with_windows = {stretch.name: len(list(stretch.frames)) for stretch in opened(f"{dataset}?views=3").stretches()}
     assert {"1.jpg": 3, "2.jpg": 3} == with_windows
     assert ["2.jpg"] == [stretch.name for stretch in opened(f"{dataset}?views=3&split=s2").stretches()]
