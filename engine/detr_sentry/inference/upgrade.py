@@ -1,9 +1,9 @@
 """The service's side of `backend: auto`: runs the self-check beside it, and changes over to what it chose.
 
-There is never a model in two runtimes: the one is closed before the other opens. That happens between two frames of a
-quiet moment, when no camera validates or is alarmed; frames wait in the ring meanwhile, and the newest is taken first.
-A change that kills the process is a choice that never got to run: the supervisor starts it again, and it is given up
-after a few times (see `choice`).
+There is never a model in two runtimes: the one is closed before the other opens; only the other's library is loaded
+ahead, while detection goes on. The change happens between two frames of a quiet moment, when no camera validates or is
+alarmed; frames wait in the ring meanwhile, and the newest is taken first. A change that kills the process is a choice
+that never got to run: the supervisor starts it again, and it is given up after a few times (see `choice`).
 """
 
 from __future__ import annotations
@@ -15,8 +15,10 @@ import sys
 import time
 from enum import StrEnum
 from os import getpid
+from threading import Thread
 from typing import TYPE_CHECKING
 
+from detr_sentry.inference.backends import preload
 from detr_sentry.inference.choice import REFERENCE, Choice, Choices, key_of
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ class Upgrade:
         self._command = [sys.executable, "-m", "detr_sentry.inference.selfcheck", "--model", str(model)]
         self._command += ["--sha256", sha256, "--cache", str(cache), "--parent", str(getpid())]
         self._command += ["--threads", str(threads)] if threads else []
+        self._loading: Thread | None = None
         self._process: subprocess.Popen[str] | None = None
         self._due_s = time.monotonic() + delay_s
         self.step = Step.FIXED
@@ -79,7 +82,7 @@ class Upgrade:
             self._start(now_s)
         elif self.step is Step.CHECKING:
             self._watch(now_s)
-        return self.step is Step.READY and quiet
+        return self.step is Step.READY and quiet and not (self._loading and self._loading.is_alive())
 
     def change(self) -> None:
         """Changes over. Detection stands still meanwhile. Raises ModelError's kinds if not even ONNX Runtime opens."""
@@ -121,6 +124,8 @@ class Upgrade:
             _log.info("ONNX Runtime stays: %s", choice.reason)
         else:
             self.step = Step.READY
+            self._loading = Thread(target=preload, args=(choice.backend,), name="preload", daemon=True)
+            self._loading.start()
             _log.info(
                 "%s finds the same and is %.1f times as fast as ONNX Runtime; changing over in a quiet moment",
                 choice.provider,

@@ -362,6 +362,9 @@ def test_the_change_waits_for_a_quiet_moment(upgrade: Callable[..., Upgrade], tm
 
     assert busy == (False, Step.WAITING)
     assert entry.step is Step.READY
+    assert entry._loading is not None
+    entry._loading.join()
+    assert "detr_sentry.inference.backends.openvino" in sys.modules or "openvino" not in backends.installed()
     assert [entry.poll(time.monotonic(), quiet=quiet) for quiet in (False, True)] == [False, True]
     entry.change()
     assert str(entry.step) == "verified"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import os
+from contextlib import suppress
+from importlib import import_module
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Protocol
 
@@ -104,6 +106,12 @@ def candidates() -> list[str]:
     if "tensorrt" in installed():
         found.append("tensorrt")  # refused by the self-check where no engine was built
     return found
+
+
+def preload(name: str) -> None:
+    """Imports the runtime of `name`, in any thread; what goes wrong is left to `open_backend` to say."""
+    with suppress(ImportError, BackendError, RuntimeError):
+        import_module(f"{__name__}.{name.partition(':')[0]}")
 
 
 def installed() -> tuple[str, ...]:
