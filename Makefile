@@ -41,6 +41,7 @@ check: $(VENV)/.dev ## format, lint, types, schema freshness
 	$(BIN)/ruff check
 	$(BIN)/mypy
 	tools/schemas --check
+	$(BIN)/python tools/readme_tables --check
 
 e2e: $(VENV)/.dev ## the whole engine with a browser, and a real-kernel camera in a guest
 	@tools/e2e-packages
