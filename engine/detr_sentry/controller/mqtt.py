@@ -12,9 +12,8 @@ import logging
 import socket
 import ssl
 import time
-from dataclasses import dataclass
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 import aiomqtt
 from paho.mqtt.packettypes import PacketTypes
@@ -22,7 +21,8 @@ from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
 from paho.mqtt.subscribeoptions import SubscribeOptions
 
-from detr_sentry.controller.backoff import BackOff, Complaints
+from detr_sentry.controller.backoff import STABLE_S, BackOff, Complaints
+from detr_sentry.controller.broker_trouble import Trouble, explain
 from detr_sentry.controller.topics import OFFLINE
 
 if TYPE_CHECKING:
@@ -42,7 +42,11 @@ FAREWELL_S = 0.5  # of the second that a service has to end in
 ASK_AGAIN_S = 300.0  # what the broker did not allow
 MAX_INCOMING_BYTES = 1 << 16  # MQTT 5: the broker keeps larger ones to itself
 MAX_INCOMING = 256
+SUSPICIOUS = 3  # connections that the broker ended within STABLE_S, one after the other
 _PICTURE_BYTES = 1 << 16
+_ENDED = 0x80  # paho's word for a connection that was closed without a reason
+
+_T = TypeVar("_T")
 
 _log = logging.getLogger("detr_sentry.controller")
 _quiet = logging.getLogger("detr_sentry.controller.paho")
@@ -58,14 +62,6 @@ class LinkState(StrEnum):
     REFUSED = "refused"
 
 
-@dataclass(frozen=True, slots=True)
-class Trouble:
-    """Why there is no connection. `refused`: it takes a person to put it right, so there is no hurry."""
-
-    text: str
-    refused: bool = False
-
-
 class _Client(aiomqtt.Client):
     """aiomqtt's client, which also keeps what the broker said to a publication, and ends a half-made connection."""
 
@@ -75,6 +71,10 @@ class _Client(aiomqtt.Client):
         if reason_code.is_failure:
             self.refusal = str(reason_code)
         super()._on_publish(client, userdata, mid, reason_code, properties)
+
+    def expect_the_end(self) -> None:
+        """Nobody may be waiting when the connection ends; that is no error of its own."""
+        self._disconnected.add_done_callback(lambda future: future.cancelled() or future.exception())
 
     def abandon(self) -> None:
         """Close the socket of a connection that was never made."""
@@ -118,6 +118,7 @@ class BrokerLink:
         self._on_sent = on_sent
         self._backoff = backoff or BackOff()
         self._told: str | None = None
+        self._short = 0
         self._name = f"MQTT broker {settings.host}:{settings.effective_port}"
         self._who = f"user {settings.username}" if settings.username else "a client without user name"
 
@@ -125,13 +126,14 @@ class BrokerLink:
         """Keep the connection until cancelled."""
         while True:
             connections, since_s = self.connections, time.monotonic()
-            trouble = Trouble("the connection has ended")
+            trouble, ended = Trouble("the connection has ended"), False
             try:
                 await self._session()
             except (aiomqtt.MqttError, OSError, UnicodeError) as error:  # a host name may not be one
                 trouble = self._explain(error)
-            if self.connections > connections:
-                self._backoff.lasted(time.monotonic() - since_s)
+                ended = _code_of(error) == _ENDED
+            lasted_s = time.monotonic() - since_s if self.connections > connections else None
+            trouble = self._suspect(trouble, lasted_s, ended=ended)
             pause_s = self._backoff.pause_s(refused=trouble.refused)
             self.state = LinkState.REFUSED if trouble.refused else LinkState.LOST
             self.error = trouble.text
@@ -140,15 +142,30 @@ class BrokerLink:
             self._told = trouble.text
             await asyncio.sleep(pause_s)
 
+    def _suspect(self, trouble: Trouble, lasted_s: float | None, *, ended: bool) -> Trouble:
+        """The trouble, or what else it must be where the broker ends one short connection after the other.
+
+        Few brokers say that another client has come with our id; to both it looks like this. `lasted_s` is None where
+        there was no connection.
+        """
+        if lasted_s is not None:
+            self._backoff.lasted(lasted_s)
+        self._short = self._short + 1 if lasted_s is not None and lasted_s < STABLE_S and ended else 0
+        if self._short < SUSPICIOUS:
+            return trouble
+        text = f"ends every connection soon: does another client use the client id {self._client_id}?"
+        return Trouble(text, refused=True)
+
     async def _session(self) -> None:
         tls = await asyncio.to_thread(self._tls) if self._settings.tls.enabled else None
         await self._knock(tls)
         client = self._client(tls)
         try:
-            await client.__aenter__()
+            await _wholly(client.__aenter__())
         except BaseException:
             client.abandon()
             raise
+        client.expect_the_end()
         try:
             await self._subscribe(client)
             self.state, self.error = LinkState.CONNECTED, None
@@ -163,7 +180,7 @@ class BrokerLink:
         finally:
             self.state = LinkState.LOST
             with contextlib.suppress(aiomqtt.MqttError):  # what ended the session is what counts
-                await client.__aexit__(None, None, None)
+                await _wholly(client.__aexit__(None, None, None))
 
     def _tls(self) -> ssl.SSLContext:
         settings = self._settings.tls
@@ -179,9 +196,8 @@ class BrokerLink:
             _reader, writer = await asyncio.open_connection(
                 self._settings.host, self._settings.effective_port, ssl=tls, ssl_handshake_timeout=None
             )
-        writer.close()
-        with contextlib.suppress(OSError):
-            await writer.wait_closed()
+        writer.transport.abort()  # an orderly end in TLS would wait for the broker's
+        await asyncio.sleep(0)
 
     def _client(self, tls: ssl.SSLContext | None) -> _Client:
         settings = self._settings
@@ -220,7 +236,7 @@ class BrokerLink:
         for topic in self._subscriptions:
             # A retained command must be seen as such also when it comes while we listen, which MQTT 3.1.1 cannot say.
             options = SubscribeOptions(qos=1, retainAsPublished=True) if self._is_5 else None
-            codes = await client.subscribe(topic, qos=0 if options else 1, options=options)
+            codes = await _wholly(client.subscribe(topic, qos=0 if options else 1, options=options))
             if any((code.value if isinstance(code, ReasonCode) else code) >= 0x80 for code in codes):
                 self._complain(topic, "read")
 
@@ -240,12 +256,9 @@ class BrokerLink:
                     await self._before_send(message)
                 client.refusal = None
                 large = len(message.payload) > _PICTURE_BYTES
-                await client.publish(
-                    message.topic,
-                    message.payload,
-                    qos=1,
-                    retain=message.retain,
-                    timeout=PICTURE_TIMEOUT_S if large else SEND_TIMEOUT_S,
+                timeout_s = PICTURE_TIMEOUT_S if large else SEND_TIMEOUT_S
+                await _wholly(
+                    client.publish(message.topic, message.payload, qos=1, retain=message.retain, timeout=timeout_s)
                 )
             except BaseException:
                 self._outbox.returned(message)
@@ -279,34 +292,10 @@ class BrokerLink:
         """Say that we are gone: a broker publishes the will only of those who leave without a word."""
         client.timeout = FAREWELL_S
         with contextlib.suppress(aiomqtt.MqttError):
-            await client.publish(self._will, OFFLINE, qos=1, retain=True)
+            await _wholly(client.publish(self._will, OFFLINE, qos=1, retain=True))
 
     def _explain(self, error: Exception) -> Trouble:
-        settings = self._settings
-        code = _code_of(error)
-        if code == 0x8E:
-            text = f"another client has taken the client id {self._client_id}: does a copy of this engine run?"
-            return Trouble(text, refused=True)
-        if code == 0x84:
-            other = "3.1.1" if self._is_5 else "5"
-            return Trouble(f"does not speak MQTT {settings.protocol}: set mqtt.protocol to {other!r}", refused=True)
-        if code in {0x86, 0x87, 0x8C}:
-            text = f"refuses {self._who}: check mqtt.username, mqtt.password and the broker's access list"
-            return Trouble(text, refused=True)
-        if code in {0x85, 0x8A}:
-            return Trouble(f"refuses the client id {self._client_id} (code {code})", refused=True)
-        if isinstance(error, ssl.SSLCertVerificationError):
-            text = f"its certificate is not trusted: {error.verify_message}: check mqtt.tls.ca_file and mqtt.host"
-            return Trouble(text, refused=True)
-        if isinstance(error, FileNotFoundError):
-            return Trouble(f"mqtt.tls.ca_file {settings.tls.ca_file} is not there", refused=True)
-        if isinstance(error, ssl.SSLError):
-            return Trouble(f"no encrypted connection: {error.reason or error}: check mqtt.tls and mqtt.port")
-        if isinstance(error, TimeoutError):
-            return Trouble("does not answer")
-        if isinstance(error, OSError):
-            return Trouble(f"cannot be reached: {error.strerror or error}")
-        return Trouble(f"connection lost: {error}")
+        return explain(error, _code_of(error), self._settings, client_id=self._client_id, who=self._who)
 
 
 def _code_of(error: BaseException | None) -> int | None:
@@ -316,6 +305,20 @@ def _code_of(error: BaseException | None) -> int | None:
             return int(error.rc.value)
         error = error.__cause__
     return None
+
+
+async def _wholly(work: Awaitable[_T]) -> _T:
+    """What `work` gives. The library waits by `asyncio.wait_for`, which before Python 3.12 can lose a cancellation."""
+    task = asyncio.ensure_future(work)
+    try:
+        await asyncio.wait({task})
+    except asyncio.CancelledError:
+        task.cancel()
+        await asyncio.wait({task})
+        if not task.cancelled():
+            task.exception()
+        raise
+    return task.result()
 
 
 async def until_one_ends(*works: Any) -> None:

@@ -91,8 +91,8 @@ def detections(view: DetectionsView) -> bytes:
 
 
 def _number(value: Any) -> float | None:
-    finite = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < float("inf")
-    return value if finite else None
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    return value if is_number and 0 <= value < float("inf") else None
 
 
 def _text(value: Any) -> str | None:
@@ -102,4 +102,4 @@ def _text(value: Any) -> str | None:
 def _counts(value: Any) -> dict[str, int] | None:
     if not isinstance(value, dict):
         return None
-    return {str(reason): count for reason, count in value.items() if isinstance(count, int)}
+    return {str(reason): count for reason, count in value.items() if type(count) is int and count >= 0}
