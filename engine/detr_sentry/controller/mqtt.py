@@ -40,6 +40,7 @@ PICTURE_TIMEOUT_S = 60.0  # over a slow line; a dead one is noticed by the kerne
 UNACKNOWLEDGED_MS = 20_000
 FAREWELL_S = 0.5  # of the second that a service has to end in
 ASK_AGAIN_S = 300.0  # what the broker did not allow
+COMPLAIN_EVERY_S = 3600.0
 MAX_INCOMING_BYTES = 1 << 16  # MQTT 5: the broker keeps larger ones to itself
 MAX_INCOMING = 256
 SUSPICIOUS = 3  # connections that the broker ended within STABLE_S, one after the other
@@ -105,7 +106,7 @@ class BrokerLink:
         self.state = LinkState.CONNECTING
         self.error: str | None = None
         self.connections = 0
-        self.refused = Complaints(every_s=ASK_AGAIN_S)
+        self.refused = Complaints(every_s=COMPLAIN_EVERY_S)
         self.wake = asyncio.Event()
         self._settings = settings
         self._client_id = client_id
