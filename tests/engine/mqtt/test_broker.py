@@ -246,3 +246,21 @@ async def test_discovery_steps_aside_for_a_companion_and_comes_back(place: Place
         output = await told.start(mqtt_to(broker.port, discovery="never"))
         await eventually(lambda: ear.last("_door/config") == b"" and output.link.state is LinkState.CONNECTED)
         ear.check()
+
+
+async def test_the_last_alarm_is_shown_after_a_restart_and_a_cleared_broker(
+    place: Place, told: Told, sentry: SentryReader, broker: Broker
+) -> None:
+    async with Ear(broker.port) as ear:
+        await told.start(mqtt_to(broker.port))
+        await raise_alarm(place, sentry)
+        await end_alarm(place, sentry)
+        await eventually(lambda: ear.last("door/last_alarm"))
+        before = ear.last("door/last_alarm")
+        await told.stop()
+        await ear.say(f"detr_sentry/{place.settings.instance}/door/last_alarm", b"", retain=True)
+        await eventually(lambda: ear.last("door/last_alarm") == b"")
+        await told.start(mqtt_to(broker.port))
+        await eventually(lambda: ear.last("door/last_alarm"), within_s=15)
+
+        assert before == ear.last("door/last_alarm")

@@ -107,3 +107,62 @@ async def test_a_camera_that_was_never_seen_shows_nothing(place: Place, runner: 
     await watcher.close()
 
     assert [] == put
+
+
+async def test_a_broken_message_or_picture_is_counted_and_the_next_one_shown(
+    place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    put: list[Message] = []
+    topics = Topics(instance="main").camera("door")
+    watcher = Watcher("door", topics, place.layout, stay_threshold=0.3, detections=True, put=put.append)
+    watcher.announcer.state = "alarmed"
+    place.detect(PERSON)
+    watcher.look(100.0)  # the boxes are due, and the picture too
+    await eventually(lambda: len(put) == 2)
+
+    assert [topics.detections, topics.snapshot] == [message.topic for message in put]
+
+    watcher.look(100.3)  # only the boxes
+    await asyncio.sleep(0.1)
+
+    assert [topics.detections] == [message.topic for message in put[2:]]
+
+    assert place.detections is not None
+    assert place.frames is not None
+    broken = place.detections.ring.begin()
+    assert broken is not None
+    broken[:64] = b"\xff" * 64
+    place.detections.ring.publish()
+    watcher.look(101.0)
+
+    assert 1 == watcher.unshown
+
+    place.number += 1
+    pixels = place.frames.begin()
+    assert pixels is not None
+    pixels[:4] = b"\xff\xd8\xff\xd9"
+    place.frames.publish(
+        length=4,
+        frame_number=place.number,
+        capture_epoch=place.epoch,
+        timestamp_ns=1,
+        captured_monotonic_ns=1,
+        pts_ns=0,
+        width=WIDTH,
+        height=HEIGHT,
+        channels=3,
+        pixel_format=PixelFormat.MJPEG,
+    )
+    place.frames.publish, publish = lambda **_: 0, place.frames.publish  # type: ignore[method-assign]
+    place.number -= 1
+    place.detect(PERSON)
+    place.frames.publish = publish  # type: ignore[method-assign]
+    watcher.look(102.0)
+    await eventually(lambda: watcher.unshown == 2)
+
+    warnings = [record.message for record in caplog.records if record.levelname == "WARNING"]
+
+    assert 1 == len(warnings)
+    assert "door: a picture cannot be shown by MQTT" in warnings[0]
+
+    await watcher.close()
