@@ -91,9 +91,9 @@ class Composer:
         draw = rng.random()
         if self.demo and draw < 0.05:
             return self._single(rng, self.demo[rng.integers(len(self.demo))], 0.25)
-        if draw < 0.13:
+        if draw < 0.19:
             return self._negative(rng)
-        if mosaic and draw < 0.55:
+        if mosaic and draw < 0.58:
             return self._mosaic(rng)
         return self._single(rng, self.photos[rng.integers(len(self.photos))], 0.5 if mosaic else 0.3)
 

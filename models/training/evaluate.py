@@ -21,7 +21,7 @@ from data import Composer, load_coco, overlap
 from score import person_ap
 
 SHARED = Path(__file__).resolve().parents[3] / "shared"
-THRESHOLDS = (0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7)
+THRESHOLDS = (0.2, 0.25, 0.3, 0.35, 0.4, 0.45, 0.5, 0.55, 0.6, 0.65, 0.7, 0.8)
 EDGE_S = 0.5  # the truth of the clips is good to about this much at both ends of an interval
 DEMO_SEEDS = (1, 1000, 1001, 1002, 1003, 1004)
 
@@ -135,7 +135,9 @@ def demo(detect: Detector) -> dict[str, object] | str:
     }
 
 
-def precision_recall(photos: list, detect: Detector) -> dict[str, dict[str, float]]:  # noqa: ANN001 - list[Photo]
+def precision_recall(
+    photos: list, detect: Detector, thresholds: tuple[float, ...] = THRESHOLDS
+) -> dict[str, dict[str, float]]:  # noqa: ANN001 - list[Photo]
     """Precision and recall at IoU 0.5 over the photos (greedy by score, crowds ignored)."""
     scores, right, people = [], [], 0
     for photo in photos:
@@ -162,8 +164,17 @@ def precision_recall(photos: list, detect: Detector) -> dict[str, dict[str, floa
             "precision": round(float(good[score >= t].mean()) if (score >= t).any() else 1.0, 3),
             "recall": round(float(good[score >= t].sum() / people), 3),
         }
-        for t in THRESHOLDS
+        for t in thresholds
     }
+
+
+def best_threshold(photos: list, detect: Detector) -> float:  # noqa: ANN001
+    """The score with the highest F1 on the photos; `export.py --raw-threshold` takes it."""
+    table = precision_recall(photos, detect, tuple(round(float(t), 2) for t in np.arange(0.05, 0.9, 0.01)))
+    return max(
+        ((2 * row["precision"] * row["recall"] / (row["precision"] + row["recall"] + 1e-9)), float(t))
+        for t, row in table.items()
+    )[1]
 
 
 def empty_windows(photos: list, detect: Detector, number: int = 600) -> dict[str, object]:  # noqa: ANN001
@@ -179,13 +190,18 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
-    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--out", type=Path)
+    parser.add_argument("--calibrate", action="store_true", help="only print the score of the highest F1 on val")
     parser.add_argument("--shared", type=Path, default=SHARED)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--quick", action="store_true", help="leave out the night photos")
     args = parser.parse_args()
     cv2.setNumThreads(1)
     detect = Detector(args.model, args.threads)
+    photos, records = load_coco(args.shared / "persondata" / "train_val", "val")
+    if args.calibrate:
+        print(best_threshold(photos, detect))
+        return
     sizes = [int(np.prod(t.dims)) for t in onnx.load(args.model).graph.initializer]
     report: dict[str, object] = {
         "model_sha256": hashlib.sha256(args.model.read_bytes()).hexdigest(),
@@ -194,7 +210,6 @@ def main() -> None:
         "input": [detect.height, detect.width],
         "threshold": float(onnx_metadata(args.model)["detr_sentry.threshold"]),
     }
-    photos, records = load_coco(args.shared / "persondata" / "train_val", "val")
     report["val"] = person_ap(args.shared / "persondata" / "train_val", "val", photos, records, detect)
     report["val_by_threshold"] = precision_recall(photos, detect)
     report["empty_windows"] = empty_windows(photos, detect)
@@ -208,7 +223,8 @@ def main() -> None:
         "threads_1": Detector(args.model, 1).latency(100),
         "threads_2": Detector(args.model, 2).latency(100),
     }
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    if args.out:
+        args.out.write_text(json.dumps(report, indent=1) + "\n")
     print(json.dumps(report))
 
 

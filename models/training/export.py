@@ -2,7 +2,8 @@
 
 The file takes `image` uint8 [1, H, W, 3] RGB and gives `detections` float32 [1, Q, 6]: x1 y1 x2 y2 (0..1), score, class id.
 Batch norms and the division by 255 are folded into the convolutions, large weights are stored as float16 behind a Cast (every
-runtime folds it at load; the arithmetic stays float32), and the contract stands in the metadata.
+runtime folds it at load; the arithmetic stays float32), and the contract stands in the metadata. The score logits are
+shifted so that the score to act on is 0.5 whatever the training left it at; order and AP do not change.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import argparse
 import copy
 import hashlib
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -69,9 +71,10 @@ def halve(model: onnx.ModelProto, *, above: int = 2048) -> None:
         model.graph.node.insert(0, cast)
 
 
-def export(checkpoint: Path, destination: Path, *, threshold: float) -> dict[str, float]:
+def export(checkpoint: Path, destination: Path, *, raw_threshold: float) -> dict[str, float]:
     """Write the sentry model and return how far it is from the PyTorch model on noise."""
     model = load_average(checkpoint)
+    model.score_shift = math.log((1 - raw_threshold) / raw_threshold)
     size = model.config.size
     image = torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     program = torch.onnx.export(
@@ -92,7 +95,7 @@ def export(checkpoint: Path, destination: Path, *, threshold: float) -> dict[str
         "detr_sentry.source_sha256": hashlib.sha256(checkpoint.read_bytes()).hexdigest(),
         "detr_sentry.resize": "stretch",
         "detr_sentry.adapter": "native",
-        "detr_sentry.threshold": f"{threshold:g}",
+        "detr_sentry.threshold": "0.5",
     }
     del proto.metadata_props[:]
     helper.set_model_props(proto, metadata)
@@ -122,9 +125,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("checkpoint", type=Path)
     parser.add_argument("destination", type=Path)
-    parser.add_argument("--threshold", type=float, default=0.5, help="suggested score from which a person is reported")
+    parser.add_argument(
+        "--raw-threshold", type=float, default=0.5, help="score of the training's scale that becomes 0.5"
+    )
     args = parser.parse_args()
-    print(json.dumps(export(args.checkpoint, args.destination, threshold=args.threshold)))
+    print(json.dumps(export(args.checkpoint, args.destination, raw_threshold=args.raw_threshold)))
 
 
 if __name__ == "__main__":

@@ -305,6 +305,7 @@ class PersonDetr(nn.Module):
         super().__init__()
         self.config = config
         self.input_scale = 1.0 / 255.0  # export folds it into the first convolution and sets it to 1
+        self.score_shift = 0.0  # export sets it, so that the score to act on is 0.5
         self.backbone = Backbone(config)
         self.neck = Neck(config)
         self.head = DenseHead(config)
@@ -345,7 +346,9 @@ class PersonDetr(nn.Module):
     def detect(self, image: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] -> [B, Q, 6]: x1 y1 x2 y2 in 0..1, score, class id (1 = person)."""
         out = self.forward(image)
-        box, score = out["boxes"][-1], torch.sigmoid(out["logits"][-1])[..., None]
+        # The proposal's own score suppresses duplicates, the decoder's knows the rest of the picture: their mean ranks best.
+        logit = (out["logits"][-1] + torch.gather(out["one"], 1, out["index"])) * 0.5
+        box, score = out["boxes"][-1], torch.sigmoid(logit + self.score_shift)[..., None]
         half = box[..., 2:] * 0.5
         corners = torch.cat([box[..., :2] - half, box[..., :2] + half], -1).clamp(0, 1)
         return torch.cat([corners, score, torch.ones_like(score)], -1)
