@@ -79,6 +79,7 @@ class _Client(aiomqtt.Client):
 
     def abandon(self) -> None:
         """Close the socket of a connection that was never made."""
+        self.expect_the_end()
         self._client.disconnect()
 
 

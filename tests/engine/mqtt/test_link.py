@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import functools
+import json
 import logging
+import shutil
 import ssl
+import subprocess
+import tempfile
 import time
 from pathlib import Path
 
@@ -22,7 +26,7 @@ from detr_sentry.controller.outbox import MAX_EVENTS
 from detr_sentry.settings import MqttTlsSettings
 from tests.engine.controller.conftest import Place, SentryReader, end_alarm, eventually, raise_alarm
 
-from .broker import Broker, Ear, Line, free_port
+from .broker import PASSWORD, USER, Broker, Ear, Line, free_port
 from .conftest import MakeBroker, Told, mqtt_to
 
 
@@ -276,3 +280,33 @@ async def test_it_ends_at_once_at_whatever_moment(told: Told, broker: Broker) ->
         await asyncio.sleep(moment * 0.002)
         async with asyncio.timeout(3):
             await told.stop()
+
+
+def find_rules_plugin() -> Path | None:
+    return next(Path("/usr/lib").glob("*/mosquitto_dynamic_security.so"), None)
+
+
+async def test_a_subscription_that_is_denied_is_named(
+    told: Told, make_broker: MakeBroker, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    plugin = await asyncio.to_thread(find_rules_plugin)
+    if plugin is None or shutil.which("mosquitto_ctrl") is None:
+        pytest.skip("Mosquitto has no mosquitto_dynamic_security.so or mosquitto_ctrl")
+    rules = Path(tempfile.mkdtemp(prefix="ds-rules")) / "rules.json"
+    rules.parent.chmod(0o777)
+    init = ["mosquitto_ctrl", "dynsec", "init", str(rules), USER, PASSWORD]
+    await asyncio.to_thread(subprocess.run, init, check=True, capture_output=True)
+    document = json.loads(rules.read_text())
+    document["defaultACLAccess"] = dict.fromkeys(document["defaultACLAccess"], True) | {"subscribe": False}
+    document["roles"] = [{**role, "acls": []} for role in document["roles"]]
+    rules.write_text(json.dumps(document))
+    rules.chmod(0o666)
+    lines = [f"plugin {plugin}", f"plugin_opt_config_file {rules}"]
+    broker = await asyncio.to_thread(make_broker, *lines)
+    output = await told.start(mqtt_to(broker.port))
+    await eventually(lambda: output.link.state is LinkState.CONNECTED)
+
+    assert "user engine may not read detr_sentry/" in caplog.text
+
+    await eventually(lambda: output.status()["waiting"] == 0)
+    shutil.rmtree(rules.parent)
