@@ -63,6 +63,7 @@ RESULTS: dict[str, Any] = {
                 "validation": "3 of 5",
                 "confidence": 0.95,
                 "assumption": "photos at 3 fps",
+                "alarms_by_threshold": {"0.5": 1, "0.6": 0},
                 "sources": [{"source": "../shared/yard", **figures(1)}],
                 "total": figures(1),
             }
@@ -110,6 +111,7 @@ def test_tables_stand_between_their_markers_and_nothing_else_changes(repository:
     assert "| DEIMv2 Atto | 320x320 | OpenVINO CPU BF16 | letterbox | - | 0.627 | - | - |" in lines
     assert "| embedded-person | ONNX Runtime CPU | 10,800 | 1.00 | 7 | **1** | 1.0 | 4.7 |" in lines
     assert "| `yard` | 10,800 | 1, 7, 0.61 |" in lines
+    assert "Alarms at a higher `enter_threshold`. embedded-person, ONNX Runtime CPU: 1 at 0.5, 0 at 0.6." in lines
     assert "| inference | gain | 1.72 | >= 1.8 | **no** |" in lines
     assert "| nano | ONNX Runtime CPU INT8 | 50.0 | 60.0 | - | - | 2.00x |" in lines
     assert "val: 332 photos, 1,671 people" in text

@@ -183,10 +183,15 @@ def _tables(runs: Sequence[dict[str, Any]], alarms: Sequence[dict[str, Any]]) ->
             f"{found['model']}, {found['backend']} ({found['provider']}), "
             f"score >= {found['enter_threshold']:g} in {found['validation']}\n"
             f"{_table(_ALARMS, rows)}\n"
+            f"alarms at a higher threshold: {_pairs(found['alarms_by_threshold'])}\n"
             f"{found['assumption']}.\n"
             f"With {CONFIDENCE:.0%} confidence at most {most} alarms an hour on such scenes."
         )
     return "\n\n".join(parts)
+
+
+def _pairs(figures: dict[str, int]) -> str:
+    return ", ".join(f"{name}: {value}" for name, value in figures.items())
 
 
 def _table(columns: dict[str, str], rows: Sequence[dict[str, Any]]) -> str:

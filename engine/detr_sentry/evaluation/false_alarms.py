@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import math
-from dataclasses import dataclass, field
+from collections import Counter
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     from detr_sentry.settings import SentrySettings
 
 CONFIDENCE = 0.95
+HIGHER = (0.55, 0.6, 0.65, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95)
+"""Enter thresholds that are tried beside that of the rules, on the same scores: what a stricter sentry would do."""
 _HOUR_S = 3600.0
 _NS = 1_000_000_000
 
@@ -45,6 +48,7 @@ class _Tally:
     highest: float = 0.0
     highest_at: str = ""
     digests: set[bytes] = field(default_factory=set)
+    stricter: Counter[float] = field(default_factory=Counter)
 
     def add(self, other: _Tally) -> None:
         self.frames += other.frames
@@ -52,6 +56,7 @@ class _Tally:
         self.believed += other.believed
         self.alarms += other.alarms
         self.digests |= other.digests
+        self.stricter.update(other.stricter)
         if other.highest > self.highest:
             self.highest, self.highest_at = other.highest, other.highest_at
 
@@ -109,12 +114,18 @@ class FalseAlarms:
             "confidence": CONFIDENCE,
             "sources": by_source,
             "total": total.figures(),
+            "alarms_by_threshold": {f"{enter:g}": total.stricter[enter] for enter in self._thresholds()},
             "model_sha256": self._detector.contract.sha256,
         }
 
     def _watch(self, stretch: Stretch, progress: Callable[[int], None]) -> _Tally:
         tally = _Tally()
-        sentry = Sentry(self._rules, standby_fps=self._standby_fps, now_ns=0, wall_ns=0)
+        sentries = {
+            enter: Sentry(
+                replace(self._rules, enter_threshold=enter), standby_fps=self._standby_fps, now_ns=0, wall_ns=0
+            )
+            for enter in self._thresholds()
+        }
         times: list[float] = []
         for at_s, picture in stretch.frames:
             times.append(at_s)
@@ -129,23 +140,27 @@ class FalseAlarms:
                 tally.believed += 1
                 self._keep_picture(picture, boxes[0], stretch.name, tally.frames)
             now_ns = round(at_s * _NS) + _NS
-            step = sentry.step(
-                Observation(
-                    capture_epoch=1,
-                    frame_number=tally.frames,
-                    captured_ns=now_ns,
-                    timestamp_ns=now_ns,
-                    inferred=True,
-                    width=width,
-                    height=height,
-                    boxes=boxes,
-                ),
-                now_ns=now_ns,
+            observation = Observation(
+                capture_epoch=1,
+                frame_number=tally.frames,
+                captured_ns=now_ns,
+                timestamp_ns=now_ns,
+                inferred=True,
+                width=width,
+                height=height,
+                boxes=boxes,
             )
-            tally.alarms += sum(event.type is EventType.HUMAN_DETECTED for event in step.events)
+            for enter, sentry in sentries.items():
+                events = sentry.step(observation, now_ns=now_ns).events
+                tally.stricter[enter] += sum(event.type is EventType.HUMAN_DETECTED for event in events)
             progress(tally.frames)
+        tally.alarms = tally.stricter[self._rules.enter_threshold]
         tally.seconds = _duration(times, self._standby_fps)
         return tally
+
+    def _thresholds(self) -> list[float]:
+        own = self._rules.enter_threshold
+        return [own, *(enter for enter in HIGHER if enter > own)]
 
     def _people(self, picture: npt.NDArray[np.uint8]) -> list[Box]:
         """Persons of any score, the best first."""

@@ -14,11 +14,11 @@ from detr_sentry.inference.model import Detector, open_detector
 from detr_sentry.settings import SentrySettings, Settings
 
 RULES = SentrySettings()
-BRIGHT, DARK = 255, 0
+LIGHT = {"#": 255, "+": 170, ".": 0}
 
 
 class Flashes:
-    """A stretch for each text: `#` is a bright frame, `.` a dark one, three frames a second, each frame another."""
+    """A stretch for each text: `#` is a white frame, `+` a grey one (0.947), `.` a black one, three a second."""
 
     kind = "photos"
     text = "flashes"
@@ -34,7 +34,7 @@ class Flashes:
         for pattern in self.patterns:
             frames = []
             for number, letter in enumerate(pattern):
-                picture = np.full((48, 64, 3), BRIGHT if letter == "#" else DARK, np.uint8)
+                picture = np.full((48, 64, 3), LIGHT[letter], np.uint8)
                 picture[0, number] = 77
                 frames.append((number / 3, picture))
             yield Stretch(name=pattern, frames=frames)
@@ -61,6 +61,17 @@ def test_three_of_five_looks_are_an_alarm_and_fewer_are_not(detector: Detector) 
     assert total["alarms_per_hour"] < total["alarms_per_hour_at_most"]
     assert total["highest_score"] > 0.99
     assert "..#..#...., frame 3" == total["highest_at"]
+
+
+def test_stricter_sentries_judge_the_same_scores(detector: Detector) -> None:
+    judge = FalseAlarms(detector, RULES, standby_fps=3.0)
+
+    found = judge.count([Flashes("+++++", "#####")])
+
+    assert {"0.5": 2, "0.9": 2, "0.95": 1}.items() <= found["alarms_by_threshold"].items()
+    assert 10 == len(found["alarms_by_threshold"])
+    loose = FalseAlarms(detector, dataclasses.replace(RULES, enter_threshold=0.93), standby_fps=3.0)
+    assert {"0.93": 2, "0.95": 1} == loose.count([Flashes("+++++", "#####")])["alarms_by_threshold"]
 
 
 def test_the_same_picture_twice_is_one_distinct_frame(detector: Detector) -> None:
