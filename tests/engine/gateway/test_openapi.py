@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import jsonschema
 import pytest
-import yaml
 from openapi_spec_validator import validate
+from ruamel.yaml import YAML
 
 from detr_sentry.ipc.messages import State
 
@@ -22,7 +22,7 @@ EVENT = "01KB1X5W9N6S4T3R2Q1P0M9K8J"
 @pytest.fixture(scope="module")
 def description(repository: Path) -> dict[str, Any]:
     """schemas/openapi.yaml."""
-    loaded: dict[str, Any] = yaml.safe_load((repository / "schemas" / "openapi.yaml").read_text())
+    loaded: dict[str, Any] = YAML(typ="safe").load(repository / "schemas" / "openapi.yaml")
     return loaded
 
 
