@@ -64,6 +64,7 @@ licence; who needs weights free of photo terms trains their own by the same prog
 - Small people (below about a tenth of the picture's height), crowds, seen from straight above, lying down, mostly hidden: often missed.
 - Swaying leaves, above all blurred ones, raise false alarms in nearly every frame (the waving-trees clip): mask trees with a zone.
 - Darkness costs much: see the night row.
+- One person is sometimes found twice, with boxes that overlap much: `count` can be too high. The alarm itself is not affected.
 - One class only. Dolls, posters and screens that show people count as people.
 - Trained for {minutes:.0f} minutes on two shared CPU cores ({samples:,} views shown, {rounds} rounds); {trend}
 """

